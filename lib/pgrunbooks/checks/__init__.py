@@ -1,0 +1,1 @@
+"""The checks, one file each, found by discovery; checks.csv names them all."""

@@ -1,0 +1,267 @@
+"""Sessions, prepared transactions and who waits for whom: one look that every live check shares.
+
+The query reads views that take no lock on a user's table, so it answers while the whole schema is locked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pgrunbooks.check import Remedy, Rows
+
+Row = Mapping[str, Any]
+
+# One row a backend and a prepared transaction. `blocked_by` holds ids of rows ('pid:4711',
+# 'prepared_transaction:gid'); parallel workers count as their leader. pg_blocking_pids() answers 0 for a prepared
+# transaction: its name is found through the lock that it holds and the conflict table of section 13.3.1
+# (https://www.postgresql.org/docs/18/explicit-locking.html#LOCKING-TABLES).
+_SESSIONS = """
+with conflicts (held, wanted) as (
+    values
+        ('AccessShareLock', '{AccessExclusiveLock}'::text[]),
+        ('RowShareLock', '{ExclusiveLock,AccessExclusiveLock}'),
+        ('RowExclusiveLock', '{ShareLock,ShareRowExclusiveLock,ExclusiveLock,AccessExclusiveLock}'),
+        ('ShareUpdateExclusiveLock',
+         '{ShareUpdateExclusiveLock,ShareLock,ShareRowExclusiveLock,ExclusiveLock,AccessExclusiveLock}'),
+        ('ShareLock',
+         '{RowExclusiveLock,ShareUpdateExclusiveLock,ShareRowExclusiveLock,ExclusiveLock,AccessExclusiveLock}'),
+        ('ShareRowExclusiveLock',
+         '{RowExclusiveLock,ShareUpdateExclusiveLock,ShareLock,ShareRowExclusiveLock,ExclusiveLock,AccessExclusiveLock}'),
+        ('ExclusiveLock',
+         '{RowShareLock,RowExclusiveLock,ShareUpdateExclusiveLock,ShareLock,ShareRowExclusiveLock,ExclusiveLock,AccessExclusiveLock}'),
+        ('AccessExclusiveLock',
+         '{AccessShareLock,RowShareLock,RowExclusiveLock,ShareUpdateExclusiveLock,ShareLock,ShareRowExclusiveLock,ExclusiveLock,AccessExclusiveLock}')
+),
+locks as materialized (
+    select
+        l.pid, l.granted, l.mode, l.waitstart, l.virtualtransaction, l.locktype, l.database, l.relation,
+        concat_ws('/', l.locktype, l.database, coalesce(l.relation::text, '-'), coalesce(l.page::text, '-'),
+                  coalesce(l.tuple::text, '-'), l.virtualxid, l.transactionid::text, coalesce(l.classid::text, '-'),
+                  coalesce(l.objid::text, '-'), l.objsubid::text) as tag
+    from pg_catalog.pg_locks as l
+),
+activity as materialized (
+    select
+        a.pid, coalesce(a.leader_pid, a.pid) as session_pid, a.usename, a.datname, a.application_name, a.client_addr,
+        a.backend_type, a.state, a.wait_event_type, a.wait_event, a.backend_start, a.xact_start, a.query_start,
+        a.state_change, a.backend_xid, a.query
+    from pg_catalog.pg_stat_activity as a
+),
+waiting as (
+    select distinct on (session_pid)
+        session_pid, waitstart, mode, locktype, database, relation, tag, blockers
+    from (
+        select
+            coalesce(a.session_pid, l.pid) as session_pid, l.waitstart, l.mode, l.locktype, l.database, l.relation,
+            l.tag, pg_catalog.pg_blocking_pids(l.pid) as blockers
+        from locks as l
+        left join activity as a on a.pid = l.pid
+        where not l.granted and l.pid is not null
+    ) as waits
+    where pg_catalog.cardinality(blockers) > 0
+    order by session_pid, waitstart nulls last
+),
+prepared_blockers as (
+    select distinct w.session_pid, p.gid
+    from waiting as w
+    join locks as l on l.tag = w.tag and l.granted and l.pid is null
+    join conflicts as c on c.held = l.mode and w.mode = any (c.wanted)
+    join pg_catalog.pg_prepared_xacts as p on l.virtualtransaction = '-1/' || p.transaction::text
+    where 0 = any (w.blockers)
+)
+select
+    'pid' as kind,
+    a.pid::text as name,
+    'pid:' || a.pid as id,
+    a.usename::text as role,
+    pg_catalog.quote_ident(a.usename) as quoted_role,
+    a.datname::text as database,
+    a.application_name as application,
+    a.client_addr::text as client,
+    a.backend_type,
+    a.state,
+    a.wait_event_type,
+    a.wait_event,
+    a.backend_start,
+    a.backend_xid is not null as has_written,
+    extract(epoch from clock_timestamp() - a.xact_start)::float8 as transaction_s,
+    extract(epoch from a.query_start - a.xact_start)::float8 as statement_after_s,
+    extract(epoch from clock_timestamp() - a.query_start)::float8 as statement_s,
+    extract(epoch from clock_timestamp() - a.state_change)::float8 as state_s,
+    w.session_pid is not null as waits,
+    extract(epoch from clock_timestamp() - w.waitstart)::float8 as waiting_s,
+    w.locktype as lock_type,
+    w.mode as lock_mode,
+    case
+        when c.oid is not null then pg_catalog.format('%I.%I', n.nspname, c.relname)
+        when w.relation is not null then pg_catalog.format('relation %s of another database', w.relation)
+        else w.locktype
+    end as lock_on,
+    array(
+        select 'pid:' || b.pid from pg_catalog.unnest(w.blockers) as b (pid) where b.pid not in (0, a.pid)
+        union
+        select 'prepared_transaction:' || p.gid from prepared_blockers as p where p.session_pid = a.pid
+        order by 1
+    ) as blocked_by,
+    pg_catalog.left(a.query, 10000) as query
+from activity as a
+left join waiting as w on w.session_pid = a.pid
+left join pg_catalog.pg_database as here on here.datname = pg_catalog.current_database()
+left join pg_catalog.pg_class as c on c.oid = w.relation and w.database in (0, here.oid)
+left join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+where a.pid <> pg_catalog.pg_backend_pid() and a.pid = a.session_pid
+union all
+select
+    'prepared_transaction', p.gid, 'prepared_transaction:' || p.gid, p.owner::text,
+    pg_catalog.quote_ident(p.owner), p.database::text, null, null, null, 'prepared', null, null, p.prepared, true,
+    extract(epoch from clock_timestamp() - p.prepared)::float8, null, null,
+    extract(epoch from clock_timestamp() - p.prepared)::float8,
+    false, null, null, null, null, '{}', null
+from pg_catalog.pg_prepared_xacts as p
+order by kind, id
+"""
+
+SQL: Mapping[int, str] = {15: _SESSIONS}
+
+IDLE_IN_TRANSACTION = ("idle in transaction", "idle in transaction (aborted)")
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A session that blocks others and waits for nobody, and everyone who waits behind it, nearest first."""
+
+    root: Row
+    waiters: Sequence[Row]
+
+    @property
+    def longest_s(self) -> float:
+        """Return the longest wait in the tree, in seconds."""
+        return max((row["waiting_s"] or 0.0 for row in self.waiters), default=0.0)
+
+    def waiting_at_least(self, seconds: float) -> int:
+        """Count the sessions that have each waited that long."""
+        return sum((row["waiting_s"] or 0.0) >= seconds for row in self.waiters)
+
+
+def behind(rows: Rows, blocker: str) -> list[Row]:
+    """Return every session that waits behind ``blocker``, an id, directly or not, with its ``depth`` added.
+
+    Nearest first, the longest wait first among equals; each session once, whatever the shape of the graph.
+    """
+    found: list[Row] = []
+    seen, nearest, depth = {blocker}, {blocker}, 1
+    while nearest:
+        level = [row for row in rows if row["id"] not in seen and nearest & set(row["blocked_by"])]
+        found += [{"depth": depth, **row} for row in sorted(level, key=lambda row: -(row["waiting_s"] or 0.0))]
+        nearest = {row["id"] for row in level}
+        seen |= nearest
+        depth += 1
+    return found
+
+
+def trees(rows: Rows) -> list[Tree]:
+    """Return the tree of every root blocker: of each session that is waited for and waits for nobody itself."""
+    blockers = {blocker for row in rows for blocker in row["blocked_by"]}
+    roots = [row for row in rows if row["id"] in blockers and not row["blocked_by"]]
+    return [Tree(root, behind(rows, root["id"])) for root in roots]
+
+
+def blocks_for(rows: Rows, blocker: str) -> float:
+    """Return for how many seconds the longest direct waiter has waited for ``blocker``; 0 where nobody does."""
+    return max((row["waiting_s"] or 0.0 for row in rows if blocker in row["blocked_by"]), default=0.0)
+
+
+def label(row: Row) -> str:
+    """Return how a sentence calls a session: ``Session 4711 (role app, application checkout)``."""
+    if row["kind"] == "prepared_transaction":
+        return f"Prepared transaction {row['name']} (role {row['role']}, database {row['database']})"
+    known = [("role", row["role"]), ("application", row["application"]), ("client", row["client"])]
+    words = ", ".join(f"{word} {value}" for word, value in known if value)
+    words = words or row["backend_type"] or "other role"
+    return f"Session {row['name']} ({words})"
+
+
+def count(number: int, noun: str) -> str:
+    """Return ``1 session``, ``3 sessions``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def evidence(row: Row) -> Row:
+    """Return the columns of a session that a person reads first, without the empty ones."""
+    wanted = (
+        "depth",
+        "name",
+        "role",
+        "database",
+        "application",
+        "client",
+        "backend_type",
+        "state",
+        "wait_event",
+        "waiting_s",
+        "lock_mode",
+        "lock_on",
+        "transaction_s",
+        "state_s",
+        "statement_s",
+        "query",
+    )
+    return {key: row[key] for key in wanted if row.get(key) not in (None, "")}
+
+
+def _only(row: Row) -> str:
+    """Return the WHERE clause that hits this session and not another one that got its pid meanwhile."""
+    if row["backend_start"] is None:
+        return f"where pid = {row['name']}"
+    return f"where pid = {row['name']} and backend_start = '{row['backend_start']}'"
+
+
+def cancel(row: Row) -> Remedy:
+    """Return the remedy that ends a session's current statement and keeps the session."""
+    return Remedy(
+        "Cancel its statement; the session stays and its client gets an error",
+        sql=f"select pg_cancel_backend(pid) from pg_stat_activity {_only(row)};",
+        risk="low",
+        locks="none",
+        undo="run the statement again",
+    )
+
+
+def terminate(row: Row) -> Remedy:
+    """Return the remedy that ends a session; what it has written in this transaction is rolled back."""
+    written = "what it wrote is lost" if row["has_written"] else "it has written nothing"
+    return Remedy(
+        f"End the session; its open transaction is rolled back ({written})",
+        sql=f"select pg_terminate_backend(pid) from pg_stat_activity {_only(row)};",
+        risk="high" if row["has_written"] else "low",
+        locks="none",
+        undo="none: the application has to connect and do its work again",
+    )
+
+
+def finish_prepared(row: Row) -> tuple[Remedy, ...]:
+    """Return the two ways to end a prepared transaction; which is right only its transaction manager knows."""
+    where = f"in database {row['database']}, after asking the transaction manager"
+    return (
+        Remedy(
+            f"Roll it back, {where}",
+            sql=f"rollback prepared {_literal(row['name'])};",
+            risk="high",
+            locks="none",
+            undo="none: what it wrote is lost",
+        ),
+        Remedy(
+            f"Or commit it, {where}",
+            sql=f"commit prepared {_literal(row['name'])};",
+            risk="high",
+            locks="none",
+            undo="none: what it wrote becomes visible",
+        ),
+    )
+
+
+def _literal(text: str) -> str:
+    quoted = text.replace("'", "''")
+    return "E'" + quoted.replace("\\", "\\\\") + "'" if "\\" in text else f"'{quoted}'"

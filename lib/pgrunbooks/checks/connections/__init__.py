@@ -1,0 +1,1 @@
+"""Connections: slots, transactions left open, statements that run too long."""

@@ -1,0 +1,1 @@
+"""Locks: who waits, and who is at the root of it."""

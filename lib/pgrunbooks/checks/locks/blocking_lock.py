@@ -1,0 +1,73 @@
+"""Who is at the root of the lock queue, and who waits behind?
+
+A session that waits for nobody and that others wait for is a root: while it keeps its locks nothing behind it moves,
+whatever is done to the waiters. Waits of milliseconds are life on a busy server; waits that last are an incident.
+Decided by the longest wait in the tree of one root, or by how many have waited for ``warning``.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from pgrunbooks.check import Check, Context, Finding, Limits, Rows, grade
+from pgrunbooks.checks._sessions import (
+    IDLE_IN_TRANSACTION,
+    SQL,
+    Tree,
+    cancel,
+    count,
+    evidence,
+    finish_prepared,
+    label,
+    terminate,
+    trees,
+)
+from pgrunbooks.display import duration
+from pgrunbooks.masking import command
+
+
+def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
+    """Grade each root by the longest wait in its tree; critical also when many have waited long enough."""
+    for tree in trees(rows):
+        severity = grade(tree.longest_s, limits)
+        if tree.waiting_at_least(limits["warning"]) >= limits["critical_waiters"]:
+            severity = "critical"
+        if severity:
+            yield _finding(tree, severity)
+
+
+def _finding(tree: Tree, severity: str) -> Finding:
+    root, waiters = tree.root, tree.waiters
+    objects = sorted({row["lock_on"] for row in waiters if row["depth"] == 1 and row["lock_on"]})
+    if root["kind"] == "prepared_transaction":
+        doing, remedies = "is prepared and not finished", finish_prepared(root)
+    elif root["state"] in IDLE_IN_TRANSACTION:
+        doing, remedies = f"is {root['state']}", (terminate(root),)
+    else:
+        doing = f"runs {command(root['query'])}" if root["state"] else "does what this role may not see"
+        remedies = (cancel(root), terminate(root))
+    return Finding(
+        severity=severity,  # type: ignore[arg-type]
+        kind=root["kind"],
+        name=root["name"],
+        title=f"{label(root)} blocks {count(len(waiters), 'session')}, the longest for {duration(tree.longest_s)}",
+        impact=f"It {doing} and holds a lock on {', '.join(objects[:3])} that they need; "
+        "none of them moves before it commits, rolls back or ends.",
+        evidence=[evidence(row) for row in ({"depth": 0, **root}, *waiters)],
+        remedies=remedies,
+        involves=frozenset(row["id"] for row in waiters),
+    )
+
+
+def causes(finding: Finding, others: Sequence[Finding]) -> Iterable[Finding]:
+    """Blame what is wrong with the root session itself: that it idles, or that its transaction is too old."""
+    reasons = ("idle-in-transaction", "long-transaction", "orphaned-prepared-transaction")
+    return [it for it in others if it.code in reasons and it.subject == finding.subject]
+
+
+check = Check(
+    "blocking-lock",
+    sql=SQL,
+    judge=judge,
+    causes=causes,
+    docs=("https://www.postgresql.org/docs/current/explicit-locking.html",),
+    runbook="lock_analysis",
+)

