@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+
 from pgrunbooks.check import Context
 from pgrunbooks.drills import drills
-from pgrunbooks.sandbox import Sandbox, temporary_sandbox
+from pgrunbooks.sandbox import Sandbox, temporary_sandbox, wait_until
 from pgrunbooks.session import Server, open_session
 from pgrunbooks.targets import Target
 from pgrunbooks.verdict import Verdict, ask, checks_for
@@ -99,6 +103,31 @@ def prove(server: Sandbox) -> Callable[[str], None]:
     return prove
 
 
+@contextlib.contextmanager
+def pgbench(sandbox: Sandbox, seconds: int = 60) -> Iterator[subprocess.Popen[bytes]]:
+    """Keep a server busy with 16 clients of pgbench on one small scale, which block each other all the time."""
+    with sandbox.connect("postgres") as connection:
+        connection.execute("drop database if exists bench")
+        connection.execute("create database bench")
+    program, url = str(sandbox.programs / "pgbench"), sandbox.url("bench")
+    subprocess.run([program, "-i", "-q", "-s", "1", url], check=True, capture_output=True)
+    load = [program, "-c", "16", "-T", str(seconds), "-n", url]
+    with subprocess.Popen(load, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            with sandbox.connect() as watcher:
+                wait_until(watcher, "select count(*) >= 16 from pg_stat_activity where application_name = 'pgbench'")
+            yield process
+        finally:
+            process.terminate()
+    with sandbox.connect("postgres") as connection:
+        connection.execute("drop database bench with (force)")
+
+
+@pytest.fixture
+def run_pgbench() -> Callable[..., Any]:
+    return pgbench
+
+
 SERVER = Server(
     version="18.0",
     version_num=180000,
@@ -151,3 +180,10 @@ def session_row(name: str, *, blocked_by: tuple[str, ...] = (), **changes: Any) 
         "query": "select ?",
     }
     return {**row, **changes}
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

@@ -1,21 +1,26 @@
 """The sample data: the same healthy shop each time, and an application that can be stopped."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from random import Random
 
 import psycopg
 import pytest
+
 from pgrunbooks import sample_data
+from pgrunbooks.sandbox import Sandbox
 
 TABLES = ("customers", "products", "orders", "order_items", "payments", "events", "audit_log")
 SHOP_SESSIONS = "from pg_stat_activity where datname = current_database() and application_name = 'shop'"
 
 
 @pytest.fixture(scope="module")
-def shop(make_empty_database: Callable[[], str]) -> str:
-    """The libpq URL of one loaded shop for the whole module."""
-    return loaded(make_empty_database())
+def shop(newest: Sandbox) -> Iterator[str]:
+    """The libpq URL of one loaded shop for the whole module, apart from the sandbox's own."""
+    with newest.connect("postgres") as connection:
+        connection.execute("create database worked_on")
+        yield loaded(newest.url("worked_on"))
+        connection.execute("drop database worked_on with (force)")
 
 
 def loaded(url: str) -> str:

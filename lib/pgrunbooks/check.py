@@ -53,13 +53,14 @@ class Rule:
                 limits[name] = units.parse(overrides.get(name, default), units.kind_of(default))
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
-        for warning, critical in (
-            ("warning", "critical"),
-            ("warning_bytes", "critical_bytes"),
-            ("warning_xids", "critical_xids"),
-        ):
-            if warning in limits and critical in limits and limits[warning] > limits[critical]:
-                raise ValueError(f"{warning}: lies beyond the critical limit")
+        for suffix in ("", "_bytes", "_xids"):
+            warning, critical = f"warning{suffix}", f"critical{suffix}"
+            if {warning, critical} <= set(limits):
+                kind = units.kind_of(self.defaults[warning])
+                falling = units.parse(self.defaults[warning], kind) > units.parse(self.defaults[critical], kind)
+                low, high = (critical, warning) if falling else (warning, critical)
+                if limits[low] > limits[high]:
+                    raise ValueError(f"{warning}: lies beyond the critical limit")
         return limits
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ USAGE = ConfigurationError.exit_status
 
 def run() -> None:
     """Run the command line; the exit statuses are those of the monitoring plug-ins, 64 for wrong usage."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that whatever was begun is cleared away
     try:
         sys.exit(main.main(prog_name="pgrunbooks", standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -352,7 +352,7 @@ def plain(document: Document) -> str:
     lines = [f"{document['status'].upper()}  {' · '.join([_line(document['target']), *_server(document)])}"]
     if not told or document["status"] == "unknown":
         lines.append(summary(document))
-    lines += [f"{_line(root['title'])} {_line(root['impact'])}" for root, _ in told]
+    lines += [f"{_line(root['title'])}. {_line(root['impact'])}" for root, _ in told]
     return "\n".join(filter(None, [*lines, _gap_count(document)]))
 
 
@@ -390,7 +390,7 @@ def terminal(document: Document, console: Console, *, owner: str | None = None) 
     if not told or document["status"] == "unknown":
         say(summary(document))
     for root, _ in told if len(told) > 1 else ():  # a single root stands right below, in full
-        say(f"{_line(root['title'])} {_line(root['impact'])}")
+        say(f"{_line(root['title'])}. {_line(root['impact'])}")
     for root, effects in told:
         tell(root, 0, False)
         for effect in effects:

@@ -47,10 +47,10 @@ def lock_tree(rows: Rows) -> Axes:
         is_root = bool(row) and not row["blocked_by"]
         axes.barh(y, waits, height=0.62, color=WAITER, alpha=0.75)
         axes.text(
-            -0.02 * longest,
+            -0.45,
             y,
             text,
-            ha="right",
+            transform=axes.get_yaxis_transform(),
             va="center",
             family="monospace",
             fontsize=8.5,

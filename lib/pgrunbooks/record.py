@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -70,6 +71,12 @@ def runbooks_folder() -> Path:
     return (Path(__file__).parent / "runbooks").resolve()
 
 
+def findings_schema() -> dict[str, Any]:
+    """Return the JSON schema that every findings.json follows."""
+    text = resources.files("pgrunbooks").joinpath("findings.schema.json").read_text(encoding="utf-8")
+    return json.loads(text)  # type: ignore[no-any-return]
+
+
 @cache
 def runbooks() -> Mapping[str, Runbook]:
     """Read every runbook's title and parameters: name -> Runbook."""
@@ -104,7 +111,7 @@ def execute(
         _write(aside / "notebook.ipynb", nbformat.writes(notebook))
         _write(aside / "findings.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
         if html:
-            _write(aside / "report.html", render_report(notebook, document))
+            _write(aside / "report.html", render_report(notebook, document, owner=the_target.owner))
         folder = _publish(aside, out / target, started_at, name)
     write_overview(out)
     return Record(folder, document)

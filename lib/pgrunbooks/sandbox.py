@@ -108,14 +108,14 @@ class Sandbox:
         if (self.data / "postmaster.pid").exists():
             self._run("pg_ctl", "stop", "-w", "-m", "fast", "-D", str(self.data), check=False)
         shutil.rmtree(self.socket, ignore_errors=True)
-        if self._lease:
-            self._lease.close()
-            self._lease = None
 
     def delete(self) -> None:
         """Stop the server and remove the directory with all that is in it."""
         self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
+        if self._lease:
+            self._lease.close()
+            self._lease = None
 
     def connect(self, database: str = DATABASE, **settings: str) -> psycopg.Connection:
         """Open a writable autocommit connection as superuser: for drills and tests, never for a runbook."""

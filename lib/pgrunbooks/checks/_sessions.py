@@ -16,7 +16,8 @@ Row = Mapping[str, Any]
 # One row a backend and a prepared transaction. `blocked_by` holds ids of rows ('pid:4711',
 # 'prepared_transaction:gid'); parallel workers count as their leader. pg_blocking_pids() answers 0 for a prepared
 # transaction: its name is found through the lock that it holds and the conflict table of section 13.3.1
-# (https://www.postgresql.org/docs/18/explicit-locking.html#LOCKING-TABLES).
+# (https://www.postgresql.org/docs/18/explicit-locking.html#LOCKING-TABLES). A prepared transaction keeps the virtual
+# id of the session that prepared it, and becomes -1/xid with a restart: the lock on its own xid says which it is.
 _SESSIONS = """
 with conflicts (held, wanted) as (
     values
@@ -36,7 +37,8 @@ with conflicts (held, wanted) as (
 ),
 locks as materialized (
     select
-        l.pid, l.granted, l.mode, l.waitstart, l.virtualtransaction, l.locktype, l.database, l.relation,
+        l.pid, l.granted, l.mode, l.waitstart, l.virtualtransaction, l.transactionid, l.locktype, l.database,
+        l.relation,
         concat_ws('/', l.locktype, l.database, coalesce(l.relation::text, '-'), coalesce(l.page::text, '-'),
                   coalesce(l.tuple::text, '-'), l.virtualxid, l.transactionid::text, coalesce(l.classid::text, '-'),
                   coalesce(l.objid::text, '-'), l.objsubid::text) as tag
@@ -68,7 +70,8 @@ prepared_blockers as (
     from waiting as w
     join locks as l on l.tag = w.tag and l.granted and l.pid is null
     join conflicts as c on c.held = l.mode and w.mode = any (c.wanted)
-    join pg_catalog.pg_prepared_xacts as p on l.virtualtransaction = '-1/' || p.transaction::text
+    join locks as own on own.virtualtransaction = l.virtualtransaction and own.granted and own.pid is null
+    join pg_catalog.pg_prepared_xacts as p on p.transaction = own.transactionid
     where 0 = any (w.blockers)
 )
 select
@@ -247,14 +250,14 @@ def finish_prepared(row: Row) -> tuple[Remedy, ...]:
     return (
         Remedy(
             f"Roll it back, {where}",
-            sql=f"rollback prepared {_literal(row['name'])};",
+            sql=f"rollback prepared {literal(row['name'])};",
             risk="high",
             locks="none",
             undo="none: what it wrote is lost",
         ),
         Remedy(
             f"Or commit it, {where}",
-            sql=f"commit prepared {_literal(row['name'])};",
+            sql=f"commit prepared {literal(row['name'])};",
             risk="high",
             locks="none",
             undo="none: what it wrote becomes visible",
@@ -262,6 +265,7 @@ def finish_prepared(row: Row) -> tuple[Remedy, ...]:
     )
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
+    """Return a text as a string literal that runs whatever standard_conforming_strings says."""
     quoted = text.replace("'", "''")
     return "E'" + quoted.replace("\\", "\\\\") + "'" if "\\" in text else f"'{quoted}'"

@@ -19,11 +19,15 @@ from pgrunbooks.sandbox import Sandbox, wait_until
 
 @dataclass(frozen=True)
 class Incident:
-    """A fault that stands: the object that the check must name, and how grave it must call it."""
+    """A fault that stands: the object that the check must name, and how grave it must call it.
+
+    ``settings`` are those of a target that it takes to see the fault, such as the ``pooler``.
+    """
 
     kind: str
     name: str
     severity: Severity
+    settings: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,12 @@ class Actors:
     def __exit__(self, *error: object) -> None:
         self._stage.close()
 
-    def enter(self, application: str, *statements: str) -> psycopg.Connection:
-        """Open a session under an application's name and run statements in it."""
-        connection = self.sandbox.connect(application_name=application)
+    def enter(self, application: str, *statements: str, **settings: str) -> psycopg.Connection:
+        """Open a session under an application's name and run statements in it.
+
+        ``settings`` may name another ``database``, ``user`` or anything else that libpq knows.
+        """
+        connection = self.sandbox.connect(application_name=application, **settings)
         self._stage.callback(self._leave, connection)
         for statement in statements:
             connection.execute(statement)
@@ -82,6 +89,11 @@ class Actors:
             "select exists (select from pg_locks where pid = %s and not granted)", connection.info.backend_pid
         )
         return connection
+
+    def heal(self, *statements: str) -> None:
+        """Have statements run when the block is left, after the sessions that entered later have gone."""
+        for statement in reversed(statements):
+            self._stage.callback(self.watcher.execute, statement)
 
     def wait_until(self, condition: str, *parameters: object) -> None:
         """Wait until a query of one boolean is true; raises TimeoutError after half a minute."""

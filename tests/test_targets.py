@@ -1,0 +1,124 @@
+import datetime
+
+import pytest
+
+from pgrunbooks.errors import ConfigurationError
+from pgrunbooks.targets import load_schedule, load_target, target_names, targets_file
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Return a writer of the targets file in force."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text):
+        (tmp_path / "targets.yml").write_text(text)
+
+    return write
+
+
+def refused(name="prod"):
+    with pytest.raises(ConfigurationError) as caught:
+        load_target(name)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_contract_s_example_is_understood(write, monkeypatch):
+    monkeypatch.setenv("PW", "s3cret")
+    write("""
+defaults: {statement_timeout: 20s}
+targets:
+  prod-replica: {dsn: host=replica}
+  prod:
+    dsn: postgresql://u:${PW}@h/db
+    environment: production
+    disk_bytes: 500GB
+    memory_bytes: 32GB
+    backup_max_age: 26h
+    pooler: host=10.0.0.5 port=6432 dbname=pgbouncer
+    thresholds:
+      long-running-query: {warning: 10min, critical: 1h}
+    owner: "team billing, #billing-oncall"
+    standbys: [prod-replica]
+    ignore:
+      - {code: unused-index, object: "public.orders_legacy_*", until: 2027-01-31, why: "kept for the audit"}
+    allow_actions: false
+schedule:
+  - {runbook: growth_report, targets: [prod], cron: "0 6 * * 1", notify: ["mailto://x"]}
+""")
+    target = load_target("prod")
+    assert (target.statement_timeout, target.lock_timeout, target.disk_bytes) == (20, 0.5, 500 * 1024**3)
+    assert target.limits("long-running-query") == {"warning": 600, "critical": 3600}
+    assert target.limits("lock-table-exhaustion")["warning"] == 0.7
+    assert target.dsn == "postgresql://u:s3cret@h/db"
+    assert "s3cret" not in repr(target)
+    (ignore,) = target.ignore
+    assert ignore.silences("unused-index", "public.orders_legacy_7", datetime.date(2027, 1, 31))
+    assert not ignore.silences("unused-index", "public.orders_legacy_7", datetime.date(2027, 2, 1))
+    assert not ignore.silences("unused-index", "public.orders", datetime.date(2026, 1, 1))
+    assert load_schedule()[0].runbook == "growth_report"
+    assert target_names() == ["prod-replica", "prod", "sandbox"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("targets: {prod: {dsn: '', colour: red}}", "targets.prod.colour: unknown key"),
+        ("targets: {prod: {}}", "targets.prod.dsn: Field required"),
+        ("targets: {prod: 5}", "targets.prod: needs keys and values"),
+        ("targets: {prod: {dsn: '', disk_bytes: big}}", "targets.prod.disk_bytes: needs a size such as 64MB"),
+        ("targets: {prod: {dsn: '', lock_timeout: 10}}", "targets.prod.lock_timeout: needs a duration"),
+        ("targets: {prod: {dsn: '', statement_timeout: 0}}", "targets.prod.statement_timeout: Input should be greater"),
+        ("targets: {prod: {dsn: '', environment: live}}", "targets.prod.environment: Input should be 'development'"),
+        ("targets: {prod: {dsn: '', standbys: [none]}}", "targets.prod.standbys: unknown target 'none'"),
+        ("targets: {prod: {dsn: '${NO_SUCH_VARIABLE}'}}", "the environment variable NO_SUCH_VARIABLE is not set"),
+        ("targets: {prod: {dsn: '', thresholds: {no-such: {}}}}", "targets.prod.thresholds: no-such: no check"),
+        ("targets: {prod: {dsn: '', thresholds: {deadlocks: {x: 1}}}}", "deadlocks.x: unknown limit"),
+        ("targets: {prod: {dsn: '', thresholds: {blocking-lock: {warning: 1}}}}", "blocking-lock.warning: needs a duration"),
+        ("targets: {prod: {dsn: '', thresholds: {blocking-lock: {warning: 1h}}}}", "warning: lies beyond the critical"),
+        ("targets: {prod: {dsn: '', thresholds: {disk-full-forecast: {warning: 1d}}}}", "warning: lies beyond the critical"),
+        ("targets: {prod: {dsn: '', ignore: [{code: x, object: y, why: z}]}}", "ignore.0.code: no check has the code"),
+        ("targets: {prod: {dsn: ''}, prod: {dsn: ''}}", "the key 'prod' stands twice"),
+        ("target: {}", "target: unknown key; known: defaults, targets, schedule"),
+        ("targets: [", "is not YAML"),
+        ("", "needs the key 'targets'"),
+        ("targets: {}", "unknown target 'prod'"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_one_line_that_names_the_file_and_the_key(text, words, write):
+    write(text)
+    message = refused()
+    assert "targets.yml" in message
+    assert words in message
+
+
+@pytest.mark.parametrize("dsn", ["host=h pass word='s3cret'", "postgresql://u:s3cret@[h/db", "password=s3cret x"])
+def test_a_dsn_that_cannot_be_parsed_is_not_echoed(dsn, write):
+    write(f'targets: {{prod: {{dsn: "{dsn}"}}}}')
+    message = refused()
+    assert "targets.prod.dsn" in message
+    assert "s3cret" not in message
+
+
+def test_the_file_is_found_from_the_current_directory_upwards(write, tmp_path, monkeypatch):
+    write("targets: {}")
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    assert targets_file() == tmp_path / "targets.yml"
+
+
+def test_the_environment_variable_names_another_file(write, tmp_path, monkeypatch):
+    write("targets: {}")
+    (tmp_path / "other.yml").write_text("targets: {prod: {dsn: ''}}")
+    monkeypatch.setenv("PGRUNBOOKS_TARGETS", str(tmp_path / "other.yml"))
+    assert load_target("prod").name == "prod"
+    monkeypatch.setenv("PGRUNBOOKS_TARGETS", str(tmp_path / "missing.yml"))
+    assert "missing.yml: no such targets file" in refused()
+
+
+def test_the_sandbox_needs_no_file_and_may_have_thresholds(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_target("sandbox").dsn == ""
+    write("targets: {sandbox: {thresholds: {blocking-lock: {warning: 1s}}}}")
+    assert load_target("sandbox").limits("blocking-lock")["warning"] == 1
