@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from pgrunbooks import units
 from pgrunbooks import verdict as verdicts
 from pgrunbooks.errors import ConfigurationError, RunbookError
 
@@ -170,10 +171,17 @@ def report(record: Any, *, exit_zero: bool) -> int:
 
 @main.command()
 @out_option
-def records(out: Path) -> None:
-    """Rebuild DIR/index.html, the browsable list of all runs."""
-    from pgrunbooks.record import write_overview
+@click.option("--prune", "age", metavar="AGE", help="First remove the records older than AGE, such as 90d.")
+def records(out: Path, age: str | None) -> None:
+    """Rebuild DIR/index.html, the browsable list of all runs: what is new, what healed, what stands since when."""
+    from pgrunbooks.archive import prune, write_overview
 
+    if age:
+        try:
+            seconds = units.parse(age, "duration")
+        except ValueError as error:
+            raise ConfigurationError(f"--prune: {error}") from None
+        click.echo(f"{prune(out, seconds, verdicts.utc_now())} records removed", err=True)
     click.echo(write_overview(out))
 
 

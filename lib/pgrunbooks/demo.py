@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from pgrunbooks.archive import write_overview
 from pgrunbooks.check import catalogue
 from pgrunbooks.drills import drills
-from pgrunbooks.record import execute, write_overview
+from pgrunbooks.record import execute
 from pgrunbooks.sample_data import workload
 from pgrunbooks.sandbox import default_sandbox, wait_until
 

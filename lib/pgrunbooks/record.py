@@ -22,13 +22,13 @@ from typing import Any
 import nbformat
 from traitlets.config import Config
 
+from pgrunbooks.archive import STAMP, Record, check_incident, note_incident, records, with_first_seen, write_overview
 from pgrunbooks.errors import ConfigurationError
 from pgrunbooks.notebook import MIME_TYPE
-from pgrunbooks.report import OverviewEntry, render_overview, render_report
+from pgrunbooks.report import render_report
 from pgrunbooks.targets import Target, load_target
 from pgrunbooks.verdict import not_judged, utc_now
 
-_STAMP = "%Y%m%dT%H%M%SZ"
 _CELL_TIMEOUT_S = 300
 _KERNEL = Config({"KernelManager": {"transport": "ipc"}})  # a socket that only its owner can read, no TCP port
 
@@ -50,20 +50,6 @@ class Runbook:
     path: Path
     question: str
     parameters: Mapping[str, Parameter]
-
-
-@dataclass(frozen=True)
-class Record:
-    """What one run left behind: the folder, and the document in its findings.json."""
-
-    folder: Path
-    document: Mapping[str, Any]
-
-    @property
-    def page(self) -> Path:
-        """Return the file that a person opens first."""
-        report = self.folder / "report.html"
-        return report if report.exists() else self.folder / "findings.json"
 
 
 def runbooks_folder() -> Path:
@@ -90,6 +76,7 @@ def execute(
     given: Mapping[str, str],
     out: Path,
     database: str | None = None,
+    incident: str | None = None,
     html: bool = True,
     progress: bool = False,
 ) -> Record:
@@ -102,37 +89,24 @@ def execute(
     if name not in runbooks():
         raise ConfigurationError(f"unknown runbook {name!r}; known: {', '.join(runbooks())}")
     runbook = runbooks()[name]
+    if incident:
+        check_incident(incident)
     the_target = load_target(target)
     parameters = _parameters(runbook, {**given, "target": target, **({"database": database} if database else {})})
     started_at = utc_now()
     with _aside(out / target) as aside:
         notebook, problem = _run_papermill(runbook.path, aside / "notebook.ipynb", parameters, progress)
         document = _document(notebook, problem, runbook, the_target, parameters, started_at)
+        document = with_first_seen(document, (it.document for it in records(out, target)))
         _write(aside / "notebook.ipynb", nbformat.writes(notebook))
         _write(aside / "findings.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
         if html:
             _write(aside / "report.html", render_report(notebook, document, owner=the_target.owner))
         folder = _publish(aside, out / target, started_at, name)
+    if incident:
+        note_incident(out, incident, folder)
     write_overview(out)
     return Record(folder, document)
-
-
-def write_overview(out: Path) -> Path:
-    """Rebuild ``out/index.html`` from the records below ``out`` and return its path; what is no record is left out."""
-    out.mkdir(parents=True, exist_ok=True)
-    entries = []
-    for path in sorted(out.glob("*/*/findings.json")):
-        if path.parent.name.startswith("."):
-            continue
-        with contextlib.suppress(OSError, ValueError):
-            document = json.loads(path.read_text(encoding="utf-8"))
-            page = Record(path.parent, document).page
-            entries.append(OverviewEntry(document, page.relative_to(out).as_posix()))
-    with tempfile.NamedTemporaryFile("w", dir=out, prefix=".index", delete=False, encoding="utf-8") as aside:
-        aside.write(render_overview(entries))
-    Path(aside.name).chmod(0o644)
-    Path(aside.name).replace(out / "index.html")
-    return out / "index.html"
 
 
 def _read(path: Path) -> Runbook:
@@ -254,7 +228,7 @@ def _write(path: Path, text: str) -> None:
 def _publish(aside: Path, parent: Path, started_at: datetime.datetime, name: str) -> Path:
     """Rename the finished record to its place; a second run within the same second takes the next one."""
     while True:
-        folder = parent / f"{started_at.strftime(_STAMP)}-{re.sub(r'[^A-Za-z0-9_]', '_', name)}"
+        folder = parent / f"{started_at.strftime(STAMP)}-{re.sub(r'[^A-Za-z0-9_]', '_', name)}"
         try:
             return aside.rename(folder)
         except OSError as error:

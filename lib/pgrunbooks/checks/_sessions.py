@@ -18,6 +18,7 @@ Row = Mapping[str, Any]
 # transaction: its name is found through the lock that it holds and the conflict table of section 13.3.1
 # (https://www.postgresql.org/docs/18/explicit-locking.html#LOCKING-TABLES). A prepared transaction keeps the virtual
 # id of the session that prepared it, and becomes -1/xid with a restart: the lock on its own xid says which it is.
+# That lock also tells who has written, to a role that may not see backend_xid.
 _SESSIONS = """
 with conflicts (held, wanted) as (
     values
@@ -48,8 +49,13 @@ activity as materialized (
     select
         a.pid, coalesce(a.leader_pid, a.pid) as session_pid, a.usename, a.datname, a.application_name, a.client_addr,
         a.backend_type, a.state, a.wait_event_type, a.wait_event, a.backend_start, a.xact_start, a.query_start,
-        a.state_change, a.backend_xid, a.query
+        a.state_change, a.query
     from pg_catalog.pg_stat_activity as a
+),
+own as materialized (
+    select l.pid, l.virtualtransaction, l.transactionid
+    from locks as l
+    where l.locktype = 'transactionid' and l.mode = 'ExclusiveLock' and l.granted
 ),
 waiting as (
     select distinct on (session_pid)
@@ -70,8 +76,8 @@ prepared_blockers as (
     from waiting as w
     join locks as l on l.tag = w.tag and l.granted and l.pid is null
     join conflicts as c on c.held = l.mode and w.mode = any (c.wanted)
-    join locks as own on own.virtualtransaction = l.virtualtransaction and own.granted and own.pid is null
-    join pg_catalog.pg_prepared_xacts as p on p.transaction = own.transactionid
+    join own as o on o.virtualtransaction = l.virtualtransaction and o.pid is null
+    join pg_catalog.pg_prepared_xacts as p on p.transaction = o.transactionid
     where 0 = any (w.blockers)
 )
 select
@@ -88,7 +94,7 @@ select
     a.wait_event_type,
     a.wait_event,
     a.backend_start,
-    a.backend_xid is not null as has_written,
+    a.pid in (select o.pid from own as o where o.pid is not null) as has_written,
     extract(epoch from clock_timestamp() - a.xact_start)::float8 as transaction_s,
     extract(epoch from a.query_start - a.xact_start)::float8 as statement_after_s,
     extract(epoch from clock_timestamp() - a.query_start)::float8 as statement_s,

@@ -46,10 +46,12 @@ _NUMBER = re.compile(r"[-+]?[\d.,]+(?:e[-+]?\d+)?\s?(?:%|bytes|[kMGTP]B|ms|s|min
 
 @dataclass(frozen=True)
 class OverviewEntry:
-    """One record: its document, and the relative link to report.html (or findings.json, where there is no page)."""
+    """One record: its document, the relative link to its page, and the findings that came and went with it."""
 
     document: Mapping[str, Any]
     href: str
+    new: Sequence[Mapping[str, Any]] = ()
+    healed: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,27 @@ class Run:
     headline: str
     findings: int
     href: str | None
+    new: Sequence[str]
+    healed: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A finding of a target's newest runs: how bad, what it says, and since when it stands, where that is known."""
+
+    severity: str
+    title: str
+    since: str | None
 
 
 @dataclass(frozen=True)
 class TargetRuns:
-    """One target of the overview: the worst of its newest runs, the newest run of each runbook, and all runs."""
+    """One target of the overview: the worst of the newest run of each runbook, these runs, what they found, all runs."""
 
     name: str
     status: str
     newest: Sequence[Run]
+    standing: Sequence[Standing]
     runs: Sequence[Run]
 
 
@@ -100,15 +114,22 @@ def render_report(notebook: NotebookNode, document: Mapping[str, Any], *, owner:
     return str(html)
 
 
-def render_overview(entries: Sequence[OverviewEntry]) -> str:
-    """Return one HTML page over many records, grouped by target, the newest first."""
-    by_target: dict[str, list[Run]] = {}
+def render_overview(entries: Sequence[OverviewEntry], incidents: Sequence[str] = ()) -> str:
+    """Return one HTML page over many records, grouped by target, the newest first, with a link to each incident."""
+    by_target: dict[str, list[OverviewEntry]] = {}
     for entry in sorted(entries, key=_started, reverse=True):
-        by_target.setdefault(entry.document["target"], []).append(_run(entry))
-    return display.templates().get_template("overview.html.j2").render(
-        targets=[_target(name, runs) for name, runs in by_target.items()],
-        style=display.stylesheet(), policy=POLICY, recent=RECENT, count=len(entries),
-    )  # fmt: skip
+        by_target.setdefault(entry.document["target"], []).append(entry)
+    targets = [_target(name, of_it) for name, of_it in by_target.items()]
+    return _page("overview.html.j2", targets=targets, incidents=incidents, recent=RECENT, count=len(entries))
+
+
+def render_timeline(incident: str, entries: Sequence[OverviewEntry]) -> str:
+    """Return one HTML page with the runs of an incident in the order of time: what each said, what came, what went."""
+    return _page("timeline.html.j2", incident=incident, runs=[_run(entry) for entry in sorted(entries, key=_started)])
+
+
+def _page(template: str, **values: Any) -> str:
+    return display.templates().get_template(template).render(style=display.stylesheet(), policy=POLICY, **values)
 
 
 def tidy(html: str) -> str:
@@ -258,9 +279,23 @@ def _run(entry: OverviewEntry) -> Run:
         when=display.when(document["started_at"]), runbook=document["runbook"], status=document["status"],
         headline=display.headline(document), href=None if link.scheme or link.netloc else entry.href,
         findings=sum(finding["severity"] != "info" for finding in document["findings"]),
+        new=[display.printable(finding["title"]) for finding in entry.new],
+        healed=[display.printable(finding["title"]) for finding in entry.healed],
     )  # fmt: skip
 
 
-def _target(name: str, runs: Sequence[Run]) -> TargetRuns:
-    newest = list({run.runbook: run for run in reversed(runs)}.values())[::-1]
-    return TargetRuns(name, min((run.status for run in newest), key=_SEVERITY.index), newest, runs)
+def _target(name: str, entries: Sequence[OverviewEntry]) -> TargetRuns:
+    newest = list({entry.document["runbook"]: entry for entry in reversed(entries)}.values())[::-1]
+    standing = {finding["id"]: finding for entry in newest for finding in entry.document["findings"]}
+    return TargetRuns(
+        name=name,
+        status=min((entry.document["status"] for entry in newest), key=_SEVERITY.index),
+        newest=[_run(entry) for entry in newest],
+        standing=[_standing(finding) for finding in standing.values() if finding["severity"] != "info"],
+        runs=[_run(entry) for entry in entries],
+    )
+
+
+def _standing(finding: Mapping[str, Any]) -> Standing:
+    since = finding.get("first_seen")
+    return Standing(finding["severity"], display.printable(finding["title"]), since and display.when(since))

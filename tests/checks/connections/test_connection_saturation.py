@@ -1,4 +1,5 @@
 import pytest
+
 from pgrunbooks.check import Finding, catalogue
 from pgrunbooks.checks.connections.connection_saturation import causes, judge
 

@@ -1,4 +1,5 @@
 import pytest
+
 from conftest import diagnose, session_row
 from pgrunbooks.check import Finding, catalogue
 from pgrunbooks.checks.connections.long_running_query import causes, judge, maintenance

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+
 from conftest import diagnose, session_row
 from pgrunbooks.check import catalogue
 from pgrunbooks.checks.connections.long_transaction import judge

@@ -1,4 +1,5 @@
 import pytest
+
 from conftest import diagnose
 from pgrunbooks.check import catalogue
 from pgrunbooks.checks.connections.pooler_waiting import judge

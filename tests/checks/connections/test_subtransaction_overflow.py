@@ -1,4 +1,5 @@
 import pytest
+
 from conftest import diagnose, session_row
 from pgrunbooks.checks.connections.subtransaction_overflow import judge
 from pgrunbooks.drills import Actors, drills

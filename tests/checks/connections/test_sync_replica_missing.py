@@ -1,4 +1,5 @@
 import pytest
+
 from conftest import diagnose, session_row
 from pgrunbooks.checks.connections.sync_replica_missing import judge, parse, relaxed
 from pgrunbooks.drills import drills

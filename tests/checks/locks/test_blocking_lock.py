@@ -1,4 +1,5 @@
 import pytest
+
 from conftest import session_row
 from pgrunbooks.check import catalogue
 from pgrunbooks.checks.locks.blocking_lock import judge

@@ -1,4 +1,5 @@
 import pytest
+
 from conftest import diagnose, session_row
 from pgrunbooks.check import catalogue
 from pgrunbooks.checks.locks.ddl_lock_queue import judge

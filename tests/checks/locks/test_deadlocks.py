@@ -1,4 +1,5 @@
 import pytest
+
 from pgrunbooks.check import catalogue
 from pgrunbooks.checks.locks.deadlocks import judge
 

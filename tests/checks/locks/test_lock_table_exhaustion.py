@@ -1,4 +1,5 @@
 import pytest
+
 from conftest import diagnose, session_row
 from pgrunbooks.check import catalogue
 from pgrunbooks.checks.locks.lock_table_exhaustion import judge
@@ -35,6 +36,17 @@ def test_the_locks_of_a_prepared_transaction_are_the_transactions(server):
     with drills()["orphaned-prepared-transaction"].fault(server) as incident:
         (rows,) = diagnose(server, CODE).rows.values()
     assert [row["name"] for row in rows if row["kind"] == "prepared_transaction"] == [incident.name]
+
+
+def test_a_role_without_rights_still_learns_who_has_written(server):
+    with server.connect() as connection:
+        connection.execute("create role drill_stranger login")
+        try:
+            with drills()["long-transaction"].fault(server) as incident:
+                (rows,) = diagnose(server, CODE, dsn=server.url(user="drill_stranger")).rows.values()
+        finally:
+            connection.execute("drop role drill_stranger")
+    assert [row["has_written"] for row in rows if row["name"] == incident.name] == [True]
 
 
 def test_the_statement_that_shows_the_locks_runs(server):

@@ -47,16 +47,18 @@ def _is_asked(row: Row, kind: str | None) -> bool:
 def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
     """Grade every running statement by its age; maintenance is never worse than info."""
     for row in rows:
-        kind = maintenance(row)
         severity = grade(row["statement_s"], limits)
-        if row["state"] not in ACTIVE or not severity or not _is_asked(row, kind):
+        if row["state"] not in ACTIVE or not severity:
             continue
-        waiters = behind(rows, row["id"])
+        kind, waiters = maintenance(row), behind(rows, row["id"])
+        if not _is_asked(row, kind):
+            continue
+        doing = "a base backup" if kind == "basebackup" else command(row["query"])
         yield Finding(
             severity="info" if kind else severity,
             kind="pid",
             name=row["name"],
-            title=f"{label(row)} has been running {command(row['query'])} for {duration(row['statement_s'])}",
+            title=f"{label(row)} has been running {doing} for {duration(row['statement_s'])}",
             impact=_impact(row, len(waiters), kind),
             evidence=[evidence(row)],
             remedies=tuple(_remedies(row, kind, limits)),

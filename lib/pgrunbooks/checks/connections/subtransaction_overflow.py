@@ -25,7 +25,7 @@ select
     a.state,
     a.wait_event,
     a.backend_start,
-    a.backend_xid is not null as has_written,
+    a.backend_xid is not null or s.subxact_overflowed as has_written,
     extract(epoch from clock_timestamp() - a.xact_start)::float8 as transaction_s,
     s.subxact_count as cached_subtransactions,
     s.subxact_overflowed as overflowed,

@@ -88,7 +88,7 @@ def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
         f"that is not there: {asked}"
         if waiting
         else f"A synchronous standby is not there: {asked}",
-        impact=("They hang" if waiting else "The next commit hangs") + f" until a standby confirms.{who}",
+        impact=f"Every writing session hangs in its {'' if waiting else 'next '}commit until a standby confirms.{who}",
         evidence=[evidence(row) for row in waiting] or [facts],
         remedies=_remedies(setting, len(synchronous)),
         involves=frozenset(f"pid:{row['name']}" for row in waiting),

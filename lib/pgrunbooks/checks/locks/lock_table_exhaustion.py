@@ -33,7 +33,7 @@ select
     a.backend_type,
     a.state,
     coalesce(a.backend_start, p.prepared) as backend_start,
-    p.gid is not null or a.backend_xid is not null as has_written,
+    pg_catalog.bool_or(l.transactionid is not null and l.mode = 'ExclusiveLock') as has_written,
     extract(epoch from clock_timestamp() - coalesce(a.xact_start, p.prepared))::float8 as transaction_s,
     count(*) as locks,
     sum(count(*)) over () as used,
@@ -47,7 +47,7 @@ left join prepared as p on l.pid is null and p.virtualtransaction = l.virtualtra
 where not l.fastpath and l.mode <> 'SIReadLock' and l.pid is distinct from pg_catalog.pg_backend_pid()
 group by
     p.gid, p.owner, p.database, p.prepared, l.pid, a.usename, a.datname, a.application_name, a.client_addr,
-    a.backend_type, a.state, a.backend_start, a.backend_xid, a.xact_start, a.query
+    a.backend_type, a.state, a.backend_start, a.xact_start, a.query
 order by locks desc, kind, name
 """
 SQL = {15: _HOLDERS}

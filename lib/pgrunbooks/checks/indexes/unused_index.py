@@ -1,0 +1,104 @@
+"""Which indexes are never scanned?
+
+An index that no query uses costs on every write, keeps updates from being HOT, and takes cache and disk. Counters are
+believed only where they are older than ``min_age``, on this server and on every standby that the target names, since
+reports often run there. Some indexes work without being scanned and are never named: unique ones (the planner reasons
+with uniqueness), those of constraints and of replica identity, those with expressions (they give the planner
+statistics), and the last one that supports a foreign key. A partitioned index is judged with all its children.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from pgrunbooks.check import Check, Context, Finding, Limits, Rows, Skip
+from pgrunbooks.checks._indexes import SQL, Row, drop, evidence, is_bound, is_own, whole
+from pgrunbooks.display import duration, size
+
+
+def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding | Skip]:
+    """Report indexes of ``min_bytes`` without a scan for ``min_age``; skip where a standby cannot be believed."""
+    if not _old_enough(context.server.counters_age_s, limits):
+        return
+    indexes = whole(rows)
+    idle = [row for row in indexes if _is_idle(row, limits) and row["size_bytes"] >= limits["min_bytes"]]
+    candidates = _spared_by_foreign_keys([row for row in idle if _could_go(row)], indexes)
+    for server, answer in sorted(context.standbys.items()) if candidates else ():
+        if answer is None:
+            yield Skip(f"{len(candidates)} not scanned here, but the standby {server} could not be asked for its scans")
+            return
+        age_s = next((row["counters_age_s"] for row in answer), None)
+        if answer and not _old_enough(age_s, limits):
+            yield Skip(f"the counters of the standby {server} are younger than {duration(limits['min_age'])}")
+            return
+    elsewhere = {
+        server: {row["index"]: row for row in whole(answer or ())} for server, answer in context.standbys.items()
+    }
+    for row in candidates:
+        there = {server: answer[row["index"]] for server, answer in elsewhere.items() if row["index"] in answer}
+        if all(_is_idle(other, limits) for other in there.values()):
+            yield _finding(row, there, context)
+
+
+def _old_enough(age_s: float | None, limits: Limits) -> bool:
+    return age_s is not None and age_s >= limits["min_age"]
+
+
+def _is_idle(row: Row, limits: Limits) -> bool:
+    return row["scans"] == 0 or _old_enough(row["last_scan_s"], limits)
+
+
+def _could_go(row: Row) -> bool:
+    needed = row["is_unique"] or row["expressions"] or is_bound(row)
+    return is_own(row) and row["state"] == "valid" and not needed
+
+
+def _spared_by_foreign_keys(candidates: Sequence[Row], indexes: Rows) -> list[Row]:
+    """Return the candidates without those that would leave a foreign key unsupported; the largest may go first."""
+    supporters: dict[str, int] = {}
+    own = [row for row in indexes if row["root_index_oid"] is None]
+    for row in own:
+        for key in (row["supports"] or "").split():
+            supporters[key] = supporters.get(key, 0) + 1
+    spared = []
+    for row in sorted(candidates, key=lambda row: (-row["size_bytes"], row["index"])):
+        foreign_keys = (row["supports"] or "").split()
+        if all(supporters[key] > 1 for key in foreign_keys):
+            supporters.update({key: supporters[key] - 1 for key in foreign_keys})
+            spared.append(row)
+    return spared
+
+
+def _finding(row: Row, standbys: dict[str, Row], context: Context) -> Finding:
+    age = duration(context.server.counters_age_s or 0)
+    since = (
+        f"last scan {duration(row['last_scan_s'])} ago"
+        if row["scans"]
+        else f"no scan in the {age} that its counters span"
+    )
+    where = f" here and on {', '.join(sorted(context.standbys))}" if context.standbys else ""
+    return Finding(
+        severity="warning",
+        kind="index",
+        name=row["index"],
+        title=f"Index {row['index']}, about {size(row['size_bytes'])}, is unused{where}: {since}",
+        impact=f"Every write to {row['table']} maintains it for nothing, and it takes up cache, disk and backup.",
+        evidence=[
+            evidence(row, server=context.target.name, counters_age_s=context.server.counters_age_s),
+            *(
+                evidence(other, server=server, counters_age_s=other["counters_age_s"])
+                for server, other in sorted(standbys.items())
+            ),
+        ],
+        remedies=(drop(row, "Drop it, unless it is younger than the counters or serves a rare job (a yearly report)"),),
+    )
+
+
+check = Check(
+    "unused-index",
+    sql=SQL,
+    judge=judge,
+    docs=("https://www.postgresql.org/docs/current/monitoring-stats.html#MONITORING-PG-STAT-ALL-INDEXES-VIEW",),
+    runbook="index_analysis",
+    primary_only=True,
+    uses_counters=True,
+    asks_standbys=True,
+)
