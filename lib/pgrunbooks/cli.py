@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -72,35 +75,63 @@ out_option = click.option(
 @target_option
 @database_option
 @click.option("--json", "as_json", is_flag=True, help="Print findings.json instead of a page.")
-def check(area: tuple[str, ...], target: str, database: str | None, as_json: bool) -> int:
+@click.option(
+    "--watch", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Ask again every SECONDS until Ctrl-C."
+)
+def check(area: tuple[str, ...], target: str, database: str | None, as_json: bool, watch: float | None) -> int:
     """Ask the checks of the AREAs (default: all that is cheap) and print the verdict, with no kernel."""
-    from pgrunbooks.session import open_session
     from pgrunbooks.targets import load_target
 
     checks = verdicts.checks_for(*area)
     the_target = load_target(target)
-    parameters: dict[str, Any] = {"areas": " ".join(area), "target": target, "database": database or ""}
-    started_at = verdicts.utc_now()
-    try:
-        with open_session(the_target, database=database) as session:
-            verdict = verdicts.ask(session, checks, runbook="check", parameters=parameters, started_at=started_at)
-    except ConfigurationError:
-        raise
-    except RunbookError as error:
-        verdict = verdicts.not_judged(
-            the_target, str(error), runbook="check", parameters=parameters, started_at=started_at
-        )
-        click.echo(f"pgrunbooks: {error}", err=True)
+    parameters = {"areas": " ".join(area), "target": target, "database": database or ""}
+    status = "unknown"
+    with contextlib.suppress(KeyboardInterrupt) if watch else contextlib.nullcontext():
+        while True:
+            verdict = verdicts.look(the_target, checks, database=database, runbook="check", parameters=parameters)
+            status = verdict.status
+            _print(verdict, as_json=as_json, watch=bool(watch))
+            if not watch:
+                break
+            time.sleep(watch)
+    return verdicts.EXIT_STATUS[status]
+
+
+def _print(verdict: verdicts.Verdict, *, as_json: bool, watch: bool) -> None:
     document = verdict.document()
+    if not verdict.server:
+        click.echo(f"pgrunbooks: {verdict.reason}", err=True)
     if as_json:
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(document, indent=None if watch else 2, ensure_ascii=False))
     elif verdict.server:
         from rich.console import Console
 
         from pgrunbooks.display import terminal
 
-        terminal(document, Console(), owner=the_target.owner)
-    return verdicts.EXIT_STATUS[verdict.status]
+        console = Console()
+        if watch:
+            console.clear()
+        terminal(document, console, owner=verdict.target.owner)
+
+
+@main.command()
+@target_option
+@database_option
+@click.option("--script", is_flag=True, help="Print the SQL of a role that suffices; connects to nothing.")
+def doctor(target: str, database: str | None, script: bool) -> int:
+    """Say whether we can connect, what this role sees, and which statements would give what is missing."""
+    from rich.console import Console
+
+    from pgrunbooks import doctor
+    from pgrunbooks.targets import load_target
+
+    the_target = load_target(target)
+    if script:
+        click.echo(doctor.script(the_target), nl=False)
+        return 0
+    found = doctor.examine(the_target, database=database)
+    doctor.show(found, Console())
+    return found.exit_status
 
 
 @main.command("list")
@@ -133,6 +164,7 @@ def list_command(checks: bool) -> None:
     help="A parameter of the runbook; may be given again.",
 )
 @out_option
+@click.option("--incident", metavar="ID", help="Add the run to the timeline of this incident.")
 @click.option("--no-html", is_flag=True, help="Leave report.html out.")
 @click.option("--exit-zero", is_flag=True, help="Exit 0 for warning and critical; 3 and 64 stay.")
 def run_command(
@@ -141,6 +173,7 @@ def run_command(
     database: str | None,
     parameters: tuple[tuple[str, str], ...],
     out: Path,
+    incident: str | None,
     no_html: bool,
     exit_zero: bool,
 ) -> int:
@@ -153,6 +186,7 @@ def run_command(
         database=database,
         given=dict(parameters),
         out=out,
+        incident=incident,
         html=not no_html,
         progress=sys.stderr.isatty(),
     )
@@ -185,6 +219,66 @@ def records(out: Path, age: str | None) -> None:
     click.echo(write_overview(out))
 
 
+@main.command()
+@target_option
+@database_option
+def snapshot(target: str, database: str | None) -> None:
+    """Measure the database once into the history, for growth and for 'since last run'; prints the file's path."""
+    from pgrunbooks.history import record_snapshot
+    from pgrunbooks.session import open_session
+
+    with open_session(target, database=database) as session:
+        click.echo(record_snapshot(session))
+
+
+@main.group()
+def drill() -> None:
+    """Practise on a real incident in the sandbox: start one, find it, reveal it, stop it."""
+
+
+@drill.command("list")
+def drill_list() -> None:
+    """List the drills with the symptom that a pager would tell."""
+    from pgrunbooks.drills import drills
+
+    for it in drills().values():
+        click.echo(f"{it.code:28} {it.symptom}")
+
+
+@drill.command("start")
+@click.argument("name", required=False)
+def drill_start(name: str | None) -> None:
+    """Make the incident NAME in the sandbox, or one of them where no NAME is given; it stands until 'stop'."""
+    from pgrunbooks import practice
+    from pgrunbooks.drills import drills
+
+    started = practice.start(name or random.choice(list(drills())))
+    click.echo(f"{drills()[started.code].symptom}\n")
+    click.echo("Find it:      pgrunbooks check --target sandbox\nThe answer:   pgrunbooks drill reveal")
+    click.echo("Heal and end: pgrunbooks drill stop")
+
+
+@drill.command("reveal")
+def drill_reveal() -> None:
+    """Tell what the running drill is."""
+    from pgrunbooks import practice
+    from pgrunbooks.sandbox import default_sandbox
+
+    found = practice.running(default_sandbox())
+    if not found:
+        raise ConfigurationError("no drill runs; 'pgrunbooks drill start' starts one")
+    click.echo(f"{found.code}: the {found.kind.replace('_', ' ')} {found.name}")
+
+
+@drill.command("stop")
+def drill_stop() -> None:
+    """Heal the incident and end the drill."""
+    from pgrunbooks import practice
+
+    found = practice.stop()
+    click.echo(f"{found.code} is healed" if found else "no drill runs")
+
+
 @main.group()
 def sandbox() -> None:
     """Start, stop, reset or open the embedded PostgreSQL."""
@@ -201,16 +295,20 @@ def sandbox_start() -> None:
 @sandbox.command("stop")
 def sandbox_stop() -> None:
     """Stop the sandbox; its data stays."""
+    from pgrunbooks import practice
     from pgrunbooks.sandbox import default_sandbox
 
+    practice.stop()
     default_sandbox().stop()
 
 
 @sandbox.command("reset")
 def sandbox_reset() -> None:
     """Throw the sandbox's data away; the next start makes it anew."""
+    from pgrunbooks import practice
     from pgrunbooks.sandbox import default_sandbox
 
+    practice.stop()
     default_sandbox().delete()
 
 
@@ -233,6 +331,20 @@ def sandbox_psql(arguments: tuple[str, ...]) -> int:
 
 
 @main.command()
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+def init(directory: Path) -> None:
+    """Make a workspace in DIRECTORY: runbooks and walkthroughs to change, and a commented targets.yml."""
+    from pgrunbooks.workspace import make_workspace
+
+    written, kept = make_workspace(directory)
+    for name in written:
+        click.echo(f"wrote {directory / name}")
+    for name in kept:
+        click.echo(f"kept  {directory / name}, which was there already")
+    click.echo(f"\nNext: name your database in {directory / 'targets.yml'}, then: cd {directory} && pgrunbooks list")
+
+
+@main.command()
 @out_option
 def demo(out: Path) -> None:
     """Make an incident in the sandbox, run the runbook inside it, and say where the report is."""
@@ -245,9 +357,9 @@ def demo(out: Path) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def lab(arguments: tuple[str, ...]) -> int:
     """Open JupyterLab on the runbooks; ARGUMENTS go to jupyter lab."""
-    from pgrunbooks.record import runbooks_folder
+    from pgrunbooks.record import lab_folder
 
-    command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={runbooks_folder().parent}", *arguments]
+    command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={lab_folder()}", *arguments]
     try:
         return subprocess.run(command, check=False).returncode
     except KeyboardInterrupt:

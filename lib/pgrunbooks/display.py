@@ -26,6 +26,7 @@ Finding: TypeAlias = dict[str, Any]
 Story: TypeAlias = tuple[Finding, list[Finding]]
 
 ROWS = 10  # of evidence shown; the rest is counted
+TABLE_ROWS = 100  # of a table in a notebook
 WIDTH = 120  # of a query before it is cut in the middle
 WHOLE = 100_000  # characters of a query on demand; a page must still open on a phone
 CODES = 6  # checks named in one line before they are folded
@@ -248,9 +249,22 @@ def evidence(finding: Finding) -> tuple[list[Cell], list[list[Cell]]]:
     """Return header and at most ten rows; ``depth``, the level in a lock tree, indents the first column instead."""
     rows = finding["evidence"][:ROWS]
     keys = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "depth"]
-    numbers = {key for key in keys if _is_number(key, [row.get(key) for row in rows])}
-    tree = keys[0] if rows and "depth" in rows[0] and keys else None
-    numbers.discard(tree or "")
+    return _cells(keys, rows, tree=keys[0] if rows and "depth" in rows[0] and keys else None)
+
+
+def table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as an HTML table set like the evidence: units by the column's name, a long text whole on demand.
+
+    At most a hundred rows are shown and the rest is counted; where there is none, the table says so.
+    """
+    head, cells = _cells(columns, rows[:TABLE_ROWS])
+    return templates().get_template("table.html.j2").render(head=head, rows=cells, more=len(rows) - len(cells)).strip()
+
+
+def _cells(
+    keys: Sequence[str], rows: Sequence[Mapping[str, Any]], tree: str | None = None
+) -> tuple[list[Cell], list[list[Cell]]]:
+    numbers = {key for key in keys if _is_number(key, [row.get(key) for row in rows])} - {tree}
     head = [Cell(_header(key)[0], is_number=key in numbers) for key in keys]
     return head, [[_cell(key, row, key in numbers, key == tree) for key in keys] for row in rows]
 

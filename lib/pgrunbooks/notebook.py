@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.getipython import get_ipython
 from IPython.display import display
 
+from pgrunbooks.check import catalogue
+from pgrunbooks.display import table
 from pgrunbooks.errors import ConfigurationError, ConnectionLostError, RunbookError
 from pgrunbooks.session import Session, open_session
 from pgrunbooks.targets import load_target
 from pgrunbooks.verdict import Verdict, ask, checks_for, not_judged, utc_now
 
+if TYPE_CHECKING:
+    import pandas
+
 MIME_TYPE = "application/vnd.pgrunbooks.findings+json"
+_REMOVABLE = {
+    "invalid-index": "invalid",
+    "duplicate-index": "duplicate",
+    "redundant-index": "covered",
+    "unused-index": "unused",
+}
 _SQL_MAGIC = {"short_errors": False, "displaycon": False, "feedback": False, "displaylimit": 100}
 
 
@@ -44,6 +55,7 @@ class Runbook:
 def connect(name: str, *, target: str, database: str = "", **parameters: Any) -> Runbook:
     """Connect the runbook ``name`` to a target and attach ``%%sql`` to the same guarded connection.
 
+    From then on the notebook shows a DataFrame whole, with bytes and seconds in units that people read.
     Where the target cannot be connected to, the verdict 'unknown' is displayed and ConnectError raised, so that a
     headless run fails. Raises ConfigurationError for a wrong parameter or target.
     """
@@ -59,6 +71,7 @@ def connect(name: str, *, target: str, database: str = "", **parameters: Any) ->
         display(verdict, Findings(verdict))
         raise
     _attach_sql_magic(session)
+    _show_frames_whole()
     return Runbook(name, session, given, started_at)
 
 
@@ -79,6 +92,88 @@ def diagnose(runbook: Runbook) -> Verdict:
         display(verdict, Findings(verdict))
         raise ConnectionLostError(verdict.reason)
     return verdict
+
+
+def outcomes_table(verdict: Verdict) -> pandas.DataFrame:
+    """Return how the checks ended; columns: area, outcome, checks (their codes), reason (None where it was asked)."""
+    import pandas
+
+    rules = catalogue()
+    groups: dict[tuple[str, str, str | None], list[str]] = {}
+    for check in verdict.checks:
+        area = rules[check.code].area if check.code in rules else "other"
+        groups.setdefault((area, check.outcome, check.reason), []).append(check.code)
+    areas = list(dict.fromkeys(area for area, _, _ in groups))
+    rows = [(area, outcome, codes, reason) for (area, outcome, reason), codes in groups.items()]
+    rows.sort(key=lambda row: areas.index(row[0]))
+    return pandas.DataFrame(rows, columns=["area", "outcome", "checks", "reason"])
+
+
+def evidence_table(verdict: Verdict, code: str) -> pandas.DataFrame:
+    """Return the evidence of a check's findings, a row each; the first columns are severity and the object's name."""
+    import pandas
+
+    findings = verdict.about(code)
+    rows = [{"severity": it.severity, it.kind: it.name, **row} for it in findings for row in it.evidence]
+    return pandas.DataFrame(rows)
+
+
+def removable_indexes(verdict: Verdict) -> pandas.DataFrame:
+    """Return the indexes that a finding says can go, the largest first, each once.
+
+    Columns: index, because ('duplicate', 'covered', 'unused', 'invalid'), stays (the index that does its work, or
+    None), scans, scans_of_other, size_bytes (an estimate), definition.
+    """
+    import pandas
+
+    found: dict[str, dict[str, Any]] = {}
+    for finding in verdict.findings:
+        if finding.code not in _REMOVABLE:
+            continue
+        own, *others = finding.evidence
+        other = others[0] if others and finding.code in ("duplicate-index", "redundant-index") else {}
+        row = found.setdefault(
+            finding.name,
+            {
+                "index": finding.name,
+                "because": [],
+                "stays": None,
+                "scans": own["scans"],
+                "scans_of_other": None,
+                "size_bytes": own["size_bytes"],
+                "definition": own["definition"],
+            },
+        )
+        row["because"].append(_REMOVABLE[finding.code])
+        row["stays"] = row["stays"] or other.get("index")
+        row["scans_of_other"] = row["scans_of_other"] or other.get("scans")
+    rows = sorted(found.values(), key=lambda row: (-row["size_bytes"], row["index"]))
+    columns = ["index", "because", "stays", "scans", "scans_of_other", "size_bytes", "definition"]
+    return pandas.DataFrame([{**row, "because": ", ".join(row["because"])} for row in rows], columns=columns)
+
+
+def _show_frames_whole() -> None:
+    """Make the notebook show DataFrames like evidence: pandas cuts texts at 50 characters and tables at 60 rows.
+
+    By name, since importing pandas takes a second and not every runbook needs it.
+    """
+    if shell := get_ipython():
+        html = shell.display_formatter.formatters["text/html"]
+        for module in ("pandas", "pandas.core.frame"):  # 3, 2
+            html.for_type_by_name(module, "DataFrame", _frame_html)
+
+
+def _frame_html(frame: pandas.DataFrame) -> str:
+    if type(frame.index).__name__ != "RangeIndex":  # whose numbers say nothing
+        frame = frame.reset_index()
+    values = frame.astype(object).where(frame.notna(), None)
+    columns = [str(name) for name in frame.columns]
+    rows = [dict(zip(columns, row, strict=True)) for row in values.itertuples(index=False, name=None)]
+    return table(columns, [{name: _plain(value) for name, value in row.items()} for row in rows])
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if hasattr(value, "isoformat") else value
 
 
 def _attach_sql_magic(session: Session) -> None:

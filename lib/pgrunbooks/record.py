@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import datetime
 import errno
@@ -13,10 +14,8 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from importlib import resources
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import nbformat
@@ -26,7 +25,7 @@ from pgrunbooks.archive import STAMP, Record, check_incident, note_incident, rec
 from pgrunbooks.errors import ConfigurationError
 from pgrunbooks.notebook import MIME_TYPE
 from pgrunbooks.report import render_report
-from pgrunbooks.targets import Target, load_target
+from pgrunbooks.targets import Target, load_target, targets_file
 from pgrunbooks.verdict import not_judged, utc_now
 
 _CELL_TIMEOUT_S = 300
@@ -52,9 +51,17 @@ class Runbook:
     parameters: Mapping[str, Parameter]
 
 
-def runbooks_folder() -> Path:
-    """Return the folder of the runbooks, in a checkout and in an installed package alike."""
-    return (Path(__file__).parent / "runbooks").resolve()
+def shipped(folder: str) -> Path:
+    """Return the folder ``runbooks`` or ``notebooks`` that came with the package, in a checkout and installed alike."""
+    return (Path(__file__).parent / folder).resolve()
+
+
+def lab_folder() -> Path:
+    """Return the folder that JupyterLab opens on: the workspace or checkout we are in, else the shipped notebooks."""
+    targets = targets_file()
+    if targets and (targets.parent / "runbooks").is_dir():
+        return targets.parent
+    return shipped("runbooks").parent
 
 
 def findings_schema() -> dict[str, Any]:
@@ -63,10 +70,14 @@ def findings_schema() -> dict[str, Any]:
     return json.loads(text)  # type: ignore[no-any-return]
 
 
-@cache
-def runbooks() -> Mapping[str, Runbook]:
-    """Read every runbook's title and parameters: name -> Runbook."""
-    return MappingProxyType({path.stem: _read(path) for path in sorted(runbooks_folder().glob("*.ipynb"))})
+def runbooks() -> dict[str, Runbook]:
+    """Read every runbook's title and parameters: name -> Runbook.
+
+    A folder ``runbooks`` beside the targets file in force, such as ``pgrunbooks init`` makes, wins over the shipped.
+    """
+    targets = targets_file()
+    folders = [shipped("runbooks"), *([targets.parent / "runbooks"] if targets else [])]
+    return {path.stem: _read(path) for folder in folders for path in sorted(folder.glob("*.ipynb"))}
 
 
 def execute(
@@ -86,9 +97,10 @@ def execute(
     unknown and the reason. Raises ConfigurationError, before anything runs, for an unknown runbook, target or
     parameter.
     """
-    if name not in runbooks():
-        raise ConfigurationError(f"unknown runbook {name!r}; known: {', '.join(runbooks())}")
-    runbook = runbooks()[name]
+    known = runbooks()
+    if name not in known:
+        raise ConfigurationError(f"unknown runbook {name!r}; known: {', '.join(known)}")
+    runbook = known[name]
     if incident:
         check_incident(incident)
     the_target = load_target(target)
@@ -110,17 +122,19 @@ def execute(
 
 
 def _read(path: Path) -> Runbook:
-    notebook = nbformat.read(path, as_version=4)
-    heading = next(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    question = heading.splitlines()[0].lstrip("# ")
-    cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-    return Runbook(path.stem, path, question, MappingProxyType({it.name: it for it in _parameters_of(cell.source)}))
+    try:
+        cells = nbformat.read(path, as_version=4).cells
+        question = next(cell.source for cell in cells if cell.cell_type == "markdown").splitlines()[0].lstrip("# ")
+        parameters = next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
+        return Runbook(path.stem, path, question, {it.name: it for it in _parameters_of(parameters)})
+    except (OSError, ValueError, SyntaxError, StopIteration, nbformat.ValidationError):
+        raise ConfigurationError(
+            f"{path}: is no runbook: needs a title, and a cell tagged 'parameters' with 'name: type = literal' lines"
+        ) from None
 
 
 def _parameters_of(source: str) -> Iterator[Parameter]:
     """Read ``name: type = literal  # help`` lines; the parameters cell holds nothing else."""
-    import ast
-
     comments = dict(enumerate(source.splitlines(), start=1))
     for statement in ast.parse(source).body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:

@@ -8,7 +8,7 @@ import nbformat
 from nbclient import NotebookClient
 
 from pgrunbooks.check import registry
-from pgrunbooks.record import runbooks_folder
+from pgrunbooks.record import shipped
 from pgrunbooks.sandbox import temporary_sandbox
 
 _VOLATILE = ("language_info", "widgets")
@@ -16,11 +16,12 @@ _VOLATILE = ("language_info", "widgets")
 
 def main() -> None:
     """Execute each notebook in a fresh kernel against a fresh sandbox, as nbval does, and keep what it shows."""
-    (runbooks_folder().parent / "docs" / "checks.md").write_text(checks_page(), encoding="utf-8")
+    (shipped("runbooks").parent / "docs" / "checks.md").write_text(checks_page(), encoding="utf-8")
     with temporary_sandbox() as sandbox:
         os.environ["PGRUNBOOKS_SANDBOX"] = str(sandbox.directory)  # the kernels inherit it
+        os.environ["PGRUNBOOKS_HISTORY"] = str(sandbox.directory / "history")
         for folder in ("runbooks", "notebooks"):
-            for path in sorted((runbooks_folder().parent / folder).glob("*.ipynb")):
+            for path in sorted(shipped(folder).glob("*.ipynb")):
                 notebook = nbformat.read(path, as_version=4)
                 NotebookClient(
                     notebook, timeout=120, resources={"metadata": {"path": str(path.parent)}}, record_timing=False

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.util
+import json
 import os
 import pwd
 import shutil
@@ -18,11 +19,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO
+from typing import Any
 from urllib.parse import quote
 
 import psycopg
@@ -56,7 +58,7 @@ class Sandbox:
         self.directory = directory
         self.settings = {**_SETTINGS, **settings}
         self.programs = programs or server_programs()
-        self._lease: IO[str] | None = None
+        self._lease: weakref.finalize[[int], Sandbox] | None = None
 
     @property
     def data(self) -> Path:
@@ -74,6 +76,19 @@ class Sandbox:
         return (
             f"postgresql://{quote(user, safe='')}@/{quote(database, safe='')}?host={quote(str(self.socket), safe='')}"
         )
+
+    @property
+    def drill_file(self) -> Path:
+        """Return the file in which a running drill says what it is."""
+        return self.directory / "drill.json"
+
+    def drill(self) -> dict[str, Any] | None:
+        """Return what the drill that runs here says of itself; None where none runs, or where it was killed."""
+        with contextlib.suppress(OSError, ValueError):
+            state: dict[str, Any] = json.loads(self.drill_file.read_text(encoding="utf-8"))
+            os.kill(state["process"], 0)
+            return state
+        return None
 
     def running(self) -> bool:
         """Tell whether the server of this directory runs."""
@@ -93,6 +108,7 @@ class Sandbox:
             if not (self.data / "PG_VERSION").exists():
                 self._initialise()
             if not self.running():
+                self._forget_killed_drill()
                 _own(self.socket, mode=0o700)
                 self._run(
                     "pg_ctl", "start", "-w", "-t", "60", "-D", str(self.data), "-l", str(self.data / "startup.log")
@@ -114,7 +130,7 @@ class Sandbox:
         self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
         if self._lease:
-            self._lease.close()
+            self._lease()
             self._lease = None
 
     def connect(self, database: str = DATABASE, **settings: str) -> psycopg.Connection:
@@ -126,8 +142,9 @@ class Sandbox:
 
     def _take_lease(self) -> None:
         if self._lease is None:
-            self._lease = (self.directory / "lease").open("a")
-            fcntl.flock(self._lease, fcntl.LOCK_SH)
+            lease = os.open(self.directory / "lease", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._lease = weakref.finalize(self, os.close, lease)
+            fcntl.flock(lease, fcntl.LOCK_SH)
 
     def _initialise(self) -> None:
         shutil.rmtree(self.data, ignore_errors=True)
@@ -149,6 +166,12 @@ class Sandbox:
         lines = [f"{name} = '{value}'" for name, value in settings.items()]
         with (self.data / "postgresql.conf").open("a", encoding="utf-8") as configuration:
             configuration.write("\n".join(["", "# pgrunbooks sandbox", *lines, ""]))
+
+    def _forget_killed_drill(self) -> None:
+        """Take back the settings of a drill that was killed before it could heal, while the server is down."""
+        if self.drill_file.exists() and not self.drill():
+            (self.data / "postgresql.auto.conf").write_text("")
+            self.drill_file.unlink()
 
     def _fill(self) -> None:
         with self.connect("postgres") as connection:
@@ -218,6 +241,23 @@ def temporary_sandbox(
         yield sandbox.start(sample=sample)
     finally:
         sandbox.delete()
+
+
+@contextlib.contextmanager
+def temporary_standby(primary: Sandbox) -> Iterator[Sandbox]:
+    """Start a streaming standby of a running sandbox, made by pg_basebackup; it is gone after the block."""
+    directory = Path(tempfile.mkdtemp(prefix="pgrunbooks-standby-"))
+    standby = Sandbox(directory, programs=primary.programs)
+    _own(directory)
+    (directory / "temporary").touch()
+    try:
+        backup = ("-D", str(standby.data), "-d", primary.url("postgres"), "-R", "-c", "fast", "--no-sync")
+        _run(primary.programs / "pg_basebackup", *backup)
+        with (standby.data / "postgresql.auto.conf").open("a", encoding="utf-8") as configuration:
+            configuration.write(f"unix_socket_directories = '{standby.socket}'\n")
+        yield standby.start(sample=False)
+    finally:
+        standby.delete()
 
 
 @cache

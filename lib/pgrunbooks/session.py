@@ -86,14 +86,17 @@ class Session:
         self.sandbox = sandbox  # kept: the sandbox runs for as long as somebody holds it
         self.server = self._look_at_server()
 
-    def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    def rows(
+        self, sql: str, parameters: Mapping[str, Any] | None = None, *, lock_timeout_s: float | None = None
+    ) -> list[dict[str, Any]]:
         """Return the rows of a query as plain records: numbers, texts, booleans, None, and times as ISO texts.
 
-        Each query is a read-only transaction of its own with both time-outs, which holds behind a pooler too.
+        Each query is a read-only transaction of its own with both time-outs, which holds behind a pooler too;
+        ``lock_timeout_s`` shortens the target's.
         Raises ConnectionLostError where the server went away, and psycopg's error for anything else.
         """
         try:
-            self.begin()
+            self.begin(lock_timeout_s)
             try:
                 rows = self.connection.cursor(row_factory=dict_row).execute(sql, parameters).fetchall()
             finally:
@@ -104,11 +107,12 @@ class Session:
             raise
         return [{name: _plain(value) for name, value in row.items()} for row in rows]
 
-    def begin(self) -> None:
+    def begin(self, lock_timeout_s: float | None = None) -> None:
         """Begin a read-only transaction with both time-outs, which hold until ``end``."""
+        lock_timeout = min(lock_timeout_s or self.target.lock_timeout, self.target.lock_timeout)
         self.connection.execute(
             f"begin read only; set local statement_timeout = {self.target.statement_timeout * 1000:.0f}; "
-            f"set local lock_timeout = {self.target.lock_timeout * 1000:.0f}"
+            f"set local lock_timeout = {lock_timeout * 1000:.0f}"
         )
 
     def end(self) -> None:

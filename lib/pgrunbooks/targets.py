@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pgrunbooks import units
 from pgrunbooks.check import catalogue
 from pgrunbooks.errors import ConfigurationError
+from pgrunbooks.sandbox import default_sandbox
 
 SANDBOX = "sandbox"
 M = TypeVar("M", bound="_Model")
@@ -154,7 +155,8 @@ def load_target(name: str) -> Target:
         raise ConfigurationError(f"{path}: {key}: needs keys and values, got {type(entry).__name__}")
     if name == SANDBOX and "dsn" not in entry:
         entry = {"dsn": "", **entry}
-    settings = {**content["defaults"], **entry}
+    drill = default_sandbox().drill() if name == SANDBOX else None
+    settings = {**content["defaults"], **(drill["settings"] if drill else {}), **entry}
     for setting in ("dsn", "pooler"):
         if isinstance(settings.get(setting), str):
             settings[setting] = _expand(settings[setting], f"{path}: {key}.{setting}")

@@ -31,6 +31,8 @@ _QUERIES_NOW = ("wait-event-hotspot", "temp-file-spill", "high-rollback-ratio", 
 AREAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "troubleshooting": ("connections", "locks", "vacuum", "wal", "replication", "integrity", *_QUERIES_NOW),
+        "growth_report": ("growth",),
+        "index_analysis": ("indexes",),
     }
 )
 
@@ -157,6 +159,23 @@ def ask(
         reason=run.lost,
         rows=run.rows,
     )
+
+
+def look(
+    target: Target, checks: Sequence[Check], *, database: str | None, runbook: str, parameters: Mapping[str, Any]
+) -> Verdict:
+    """Connect, ask, and close; a target that cannot be connected to gives the verdict unknown.
+
+    Raises ConfigurationError where the target itself is wrong.
+    """
+    started_at = utc_now()
+    try:
+        with open_session(target, database=database) as session:
+            return ask(session, checks, runbook=runbook, parameters=parameters, started_at=started_at)
+    except ConfigurationError:
+        raise
+    except RunbookError as error:
+        return not_judged(target, str(error), runbook=runbook, parameters=parameters, started_at=started_at)
 
 
 def not_judged(

@@ -47,5 +47,11 @@ def test_ending_a_session_that_wrote_is_the_greater_risk(has_written, risk, cont
     assert finding.remedies[0].risk == risk
 
 
+@pytest.mark.parametrize(("waited", "severity"), [(None, "info"), (5, "critical")])
+def test_the_leader_of_a_parallel_dump_is_no_fault_unless_it_blocks(waited, severity, context):
+    rows = [idle(9999, application="pg_dump"), session_row("2", blocked_by=("1",) if waited else (), waiting_s=waited)]
+    assert [it.severity for it in judge(rows, LIMITS, context)] == [severity]
+
+
 def test_no_session_is_well(context):
     assert list(judge([], LIMITS, context)) == []

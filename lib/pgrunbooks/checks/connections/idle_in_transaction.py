@@ -3,7 +3,8 @@
 The client began a transaction and went away to do something else. Until it comes back, every lock it took stays
 taken, and vacuum keeps the rows that died since. The usual reasons: a request handler that calls a slow service
 before it commits, a debugger, a psql window left open. Decided by the time since the session fell idle; critical
-at once when another session has waited for it longer than ``blocking``.
+at once when another session has waited for it longer than ``blocking``. The idle leader of a parallel pg_dump that
+keeps nobody waiting is info.
 """
 
 from collections.abc import Iterable
@@ -43,6 +44,8 @@ def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
         severity = "critical" if blocks_s >= limits["blocking"] else grade(row["state_s"], limits)
         if not severity:
             continue
+        if blocks_s < limits["blocking"] and (row["application"] or "").startswith("pg_dump"):
+            severity = "info"  # the leader of a parallel dump idles with its snapshot until its workers are done
         waiters = behind(rows, row["id"])
         held = f"{count(len(waiters), 'session')} wait{'s' if len(waiters) == 1 else ''} behind its locks"
         yield Finding(

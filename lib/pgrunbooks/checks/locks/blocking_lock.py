@@ -58,8 +58,8 @@ def _finding(tree: Tree, severity: str) -> Finding:
 
 
 def causes(finding: Finding, others: Sequence[Finding]) -> Iterable[Finding]:
-    """Blame what is wrong with the root session itself: that it idles, or that its transaction is too old."""
-    reasons = ("idle-in-transaction", "long-transaction", "orphaned-prepared-transaction")
+    """Blame what is wrong with the root session itself: that it idles, or runs for too long."""
+    reasons = ("idle-in-transaction", "long-transaction", "long-running-query", "orphaned-prepared-transaction")
     return [it for it in others if it.code in reasons and it.subject == finding.subject]
 
 

@@ -1,0 +1,1 @@
+"""Growth: ranges of numbers and partitions that run out."""

@@ -1,0 +1,1 @@
+"""Meta: what limits the other checks in what they can tell."""

@@ -1,0 +1,451 @@
+"""History: what was measured over time, as immutable Parquet files, one a snapshot.
+
+A file is written aside, fsynced and then named, so no reader ever sees half of one and no writer waits for another. It
+lies in ``<folder>/<system identifier>/<database>/<UTC stamp>.parquet``: what a snapshot belongs to is the server and
+the database, whatever target they were reached by. DuckDB, in memory, answers questions over many files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import logging
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+from urllib.parse import quote
+
+import duckdb
+import psycopg
+import pyarrow
+from pyarrow import compute, parquet
+
+from pgrunbooks.check import Skip
+from pgrunbooks.display import duration, size, when
+from pgrunbooks.errors import ConfigurationError, RunbookError
+from pgrunbooks.session import Session, refused
+from pgrunbooks.sizes import inventory_pages, pages, unblocked
+from pgrunbooks.verdict import utc_now
+
+SCHEMA_VERSION = 1
+MIN_AGE_S = 3600.0  # a rate over less than an hour says more about the hour than about the database
+_STAMP = "%Y%m%dT%H%M%SZ"
+_ABANDONED_S = 3600.0
+_LOG = logging.getLogger(__name__)
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_DAMAGE = (pyarrow.ArrowException, OSError, ValueError)
+
+Ids: TypeAlias = tuple[str, str]
+
+_TEXT, _INT, _BOOL, _TIME = pyarrow.string(), pyarrow.int64(), pyarrow.bool_(), pyarrow.timestamp("us", "UTC")
+_RELATION = {
+    **dict.fromkeys(("relation", "schema", "name", "relation_kind", "parent"), _TEXT),
+    **dict.fromkeys(("oid", "heap_bytes", "toast_bytes", "index_bytes", "fsm_vm_bytes", "total_bytes"), _INT),
+    "estimated": _BOOL,
+    **dict.fromkeys(("rows", "n_live", "n_dead", "inserted", "updated", "deleted", "hot_updated"), _INT),
+    **dict.fromkeys(("last_vacuum", "last_autovacuum", "last_analyze", "last_autoanalyze"), _TIME),
+}
+_SEQUENCE = dict.fromkeys(("last_value", "min_value", "max_value", "increment_by"), _INT)
+_COUNTERS = ("xact_commit", "xact_rollback", "blks_read", "blks_hit", "temp_bytes", "deadlocks", "conflicts")
+_DATABASE = {**dict.fromkeys(("database_bytes", *_COUNTERS), _INT), "stats_reset": _TIME}
+_CLUSTER = {"wal_bytes": _INT, "in_recovery": _BOOL, "server_version_num": _INT, "started_at": _TIME}
+_COLUMNS = {
+    "relation": _RELATION,
+    "sequence": {**dict.fromkeys(("relation", "schema", "name"), _TEXT), "oid": _INT, **_SEQUENCE},
+    "database": {"name": _TEXT, **_DATABASE},
+    "cluster": _CLUSTER,
+}
+_SCHEMA = pyarrow.schema(
+    list({"kind": _TEXT, "taken_at": _TIME, **_RELATION, **_SEQUENCE, **_DATABASE, **_CLUSTER}.items())
+)
+_TIMES = frozenset(field.name for field in _SCHEMA if field.type == _TIME)
+
+# pg_database_size walks a folder and locks nothing; it needs CONNECT or pg_read_all_stats.
+_DATABASE_ROW = """
+select
+    pg_catalog.quote_ident(d.datname) as name,
+    case
+        when pg_catalog.has_database_privilege(d.oid, 'connect')
+            or pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'usage')
+        then pg_catalog.pg_database_size(d.oid)
+    end as database_bytes,
+    s.xact_commit, s.xact_rollback, s.blks_read, s.blks_hit, s.temp_bytes, s.deadlocks, s.conflicts, s.stats_reset
+from pg_catalog.pg_database as d
+join pg_catalog.pg_stat_database as s on s.datid = d.oid
+where d.datname = pg_catalog.current_database()
+"""
+
+_CLUSTER_ROW = """
+select
+    pg_catalog.pg_wal_lsn_diff(
+        case
+            when pg_catalog.pg_is_in_recovery() then pg_catalog.pg_last_wal_replay_lsn()
+            else pg_catalog.pg_current_wal_lsn()
+        end,
+        '0/0'
+    )::int8 as wal_bytes,
+    pg_catalog.pg_is_in_recovery() as in_recovery,
+    current_setting('server_version_num')::int8 as server_version_num,
+    pg_catalog.pg_postmaster_start_time() as started_at
+"""
+
+_SEQUENCES = """
+select
+    c.oid::int8 as oid,
+    pg_catalog.quote_ident(n.nspname) as schema,
+    pg_catalog.quote_ident(c.relname) as name,
+    pg_catalog.format('%%I.%%I', n.nspname, c.relname) as relation,
+    s.seqmin as min_value,
+    s.seqmax as max_value,
+    s.seqincrement as increment_by,
+    pg_catalog.has_sequence_privilege(c.oid, 'usage, select')
+        and (c.relpersistence = 'p' or not pg_catalog.pg_is_in_recovery()) as readable
+from pg_catalog.pg_sequence as s
+join pg_catalog.pg_class as c on c.oid = s.seqrelid
+join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+where c.relpersistence <> 't' and c.oid > %(after)s::int8::oid
+order by c.oid
+limit %(most)s
+"""
+
+_LAST_VALUES = """
+select o.oid::int8 as oid, pg_catalog.pg_sequence_last_value(o.oid) as last_value
+from unnest(%(oids)s::oid[]) as o (oid)
+order by o.oid
+"""
+
+# pg_sequence_last_value takes ROW EXCLUSIVE and keeps it until the statement ends: few at a time
+_SEQUENCES_AT_ONCE = 200
+_BLOCKS_A_SEQUENCE = ("ShareLock", "ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock")
+
+
+class Snapshot(NamedTuple):
+    """One file of the history: when it was taken, and where it is."""
+
+    at: datetime.datetime
+    path: Path
+
+
+def history_folder() -> Path:
+    """Return the folder of the history: $PGRUNBOOKS_HISTORY, else below the user's data folder."""
+    named = os.environ.get("PGRUNBOOKS_HISTORY")
+    if named:
+        return Path(named).expanduser().absolute()
+    share = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(share) / "pgrunbooks" / "history"
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------
+
+
+def record_snapshot(session: Session, *, at: datetime.datetime | None = None, folder: Path | None = None) -> Path:
+    """Measure the session's database and write one file of the history; return its path.
+
+    ``at`` is the time that the snapshot is filed under, by default now. Raises ConfigurationError where the folder
+    cannot be written to, and RunbookError where the catalog cannot be read.
+    """
+    at = (at or utc_now()).astimezone(datetime.UTC)
+    identifier, database = ids(session)
+    place = _place(folder or history_folder(), identifier, database)
+    stamp = at.strftime(_STAMP)
+    metadata = {
+        "pgrunbooks.schema_version": str(SCHEMA_VERSION),
+        "pgrunbooks.taken_at": at.isoformat(),
+        "pgrunbooks.system_identifier": identifier,
+        "pgrunbooks.database": database,
+    }
+    aside = place / f".{stamp}-{secrets.token_hex(4)}.partial"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        _clear(place)
+        try:
+            with aside.open("xb") as file:
+                with parquet.ParquetWriter(file, _SCHEMA.with_metadata(metadata), compression="zstd") as writer:
+                    for rows in _measured(session):
+                        table = pyarrow.Table.from_pylist([{"taken_at": at, **row} for row in rows], schema=_SCHEMA)
+                        writer.write_table(table)
+                file.flush()
+                os.fsync(file.fileno())
+            return _publish(aside, place, stamp)
+        finally:
+            aside.unlink(missing_ok=True)
+    except psycopg.Error as error:
+        refusal = refused(error, session.server)
+        raise RunbookError(f"no snapshot: {refusal.reason if isinstance(refusal, Skip) else refusal}") from None
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ConfigurationError(f"{place}: no history can be written: {reason}; set PGRUNBOOKS_HISTORY") from None
+
+
+def ids(session: Session) -> Ids:
+    """Return what a session's snapshots are filed under: its server's system identifier, and its database.
+
+    A managed service may keep the identifier to itself; then the target's name stands for it.
+    """
+    server = session.server
+    return server.system_identifier or f"target {session.target.name}", server.database
+
+
+def _place(folder: Path, identifier: str, database: str) -> Path:
+    def safe(name: str) -> str:
+        return re.sub(r"^\.", "%2E", quote(name, safe=" "))
+
+    return folder / safe(identifier) / safe(database)
+
+
+def _clear(place: Path) -> None:
+    """Remove what a writer that was killed left behind; one that still lives is never that old."""
+    for aside in place.glob(".*.partial"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - aside.stat().st_mtime > _ABANDONED_S:
+                aside.unlink()
+
+
+def _publish(aside: Path, place: Path, stamp: str) -> Path:
+    """Give a finished file its name; never takes that of another, as a rename would."""
+    path = place / f"{stamp}.parquet"
+    try:
+        os.link(aside, path)
+    except OSError:  # somebody was first within this second, or the file system has no links
+        path = aside.rename(place / f"{aside.stem.removeprefix('.')}.parquet")
+    handle = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    return path
+
+
+def _measured(session: Session) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of a snapshot, those of one kind together so that a reader can pass the others over."""
+    yield [{"kind": "cluster", **_with_times(row)} for row in session.rows(_CLUSTER_ROW)]
+    yield [{"kind": "database", **_with_times(row)} for row in session.rows(_DATABASE_ROW)]
+    for page in pages(session, _SEQUENCES):
+        readable = {row["oid"]: {row["oid"]} for row in page if row["readable"]}
+        values = unblocked(session, readable, _LAST_VALUES, modes=_BLOCKS_A_SEQUENCE, most=_SEQUENCES_AT_ONCE)
+        yield [{"kind": "sequence", **row, "last_value": values.get(row["oid"], {}).get("last_value")} for row in page]
+    for page in inventory_pages(session):
+        yield [{"kind": "relation", "relation_kind": row["kind"], **_without_kind(row)} for row in page]
+
+
+def _without_kind(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in _with_times(row).items() if name != "kind"}
+
+
+def _with_times(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: datetime.datetime.fromisoformat(value) if value and name in _TIMES else value
+        for name, value in row.items()
+    }
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------
+
+
+def snapshots(whose: Session | Ids, *, folder: Path | None = None) -> tuple[list[Snapshot], list[str]]:
+    """Return the snapshots of a session's database (or of ``ids``), oldest first, and what was left aside and why.
+
+    A file that is damaged, foreign or newer than this program is one line of the second list, never a failure.
+    """
+    identifier, database = ids(whose) if isinstance(whose, Session) else whose
+    found, warnings = [], []
+    for path in sorted(_place(folder or history_folder(), identifier, database).glob("*.parquet")):
+        if path.name.startswith("."):
+            continue
+        try:
+            found.append(Snapshot(_taken_at(path, identifier, database), path))
+        except (OSError, ValueError) as problem:
+            warnings.append(f"{path}: left aside: {_reason(problem)}")
+    return sorted(found), warnings
+
+
+def _taken_at(path: Path, identifier: str, database: str) -> datetime.datetime:
+    """Return when a file was taken; raises ValueError for one that is not a snapshot of this database."""
+    with path.open("rb") as file:
+        try:
+            metadata = parquet.read_schema(file).metadata or {}
+        except _DAMAGE:
+            raise ValueError("damaged, or not a Parquet file") from None
+    facts = {key.decode(): value.decode() for key, value in metadata.items() if key.startswith(b"pgrunbooks.")}
+    if not {"pgrunbooks.schema_version", "pgrunbooks.taken_at"} <= facts.keys():
+        raise ValueError("a Parquet file, but not a snapshot of pgrunbooks")
+    if int(facts["pgrunbooks.schema_version"]) > SCHEMA_VERSION:
+        raise ValueError("written by a newer pgrunbooks")
+    if (facts.get("pgrunbooks.system_identifier"), facts.get("pgrunbooks.database")) != (identifier, database):
+        raise ValueError("a snapshot of another database")
+    return datetime.datetime.fromisoformat(facts["pgrunbooks.taken_at"])
+
+
+def _reason(problem: Exception) -> str:
+    return (problem.strerror if isinstance(problem, OSError) else None) or str(problem)
+
+
+def read_rows(snapshot: Snapshot | Path, kind: str) -> list[dict[str, Any]]:
+    """Return the rows of one kind ('relation', 'database', 'sequence', 'cluster') in a snapshot.
+
+    Relations come back as ``size_inventory`` returns them, but with times as datetimes. Raises pyarrow's
+    ArrowException or OSError where the file is damaged.
+    """
+    path = snapshot if isinstance(snapshot, Path) else snapshot.path
+    with path.open("rb") as file:
+        table = parquet.ParquetFile(file).read(columns=["kind", *_COLUMNS[kind]])
+    rows: list[dict[str, Any]] = table.filter(compute.field("kind") == kind).to_pylist()
+    for row in rows:
+        del row["kind"]
+        if kind == "relation":
+            row["kind"] = row.pop("relation_kind")
+    return rows
+
+
+def previous(
+    session: Session,
+    *,
+    now: datetime.datetime | None = None,
+    folder: Path | None = None,
+    min_age_s: float = MIN_AGE_S,
+) -> Snapshot | None:
+    """Return the newest snapshot that is at least an hour old and whose counters were not reset since, or None.
+
+    A crash empties the counters and says so nowhere: a counter that is lower than it was counts as a reset too.
+    Counters of a primary are not compared with those of a standby, which has the same identifier.
+    """
+    now = (now or utc_now()).astimezone(datetime.UTC)
+    found, _ = snapshots(session, folder=folder)
+    current = _with_times(session.rows(_DATABASE_ROW)[0])
+    for snapshot in reversed(found):
+        if (now - snapshot.at).total_seconds() < min_age_s:
+            continue
+        try:
+            (then,), (cluster,) = read_rows(snapshot, "database"), read_rows(snapshot, "cluster")
+        except _DAMAGE:
+            _LOG.warning("%s: left aside: damaged", snapshot.path)
+            continue
+        if cluster["in_recovery"] != session.server.in_recovery:
+            continue
+        fell = any((current[name] or 0) < (then[name] or 0) for name in _COUNTERS)
+        return None if fell or then["stats_reset"] != current["stats_reset"] else snapshot
+    return None
+
+
+# ---- asking many files at once -----------------------------------------------------------------------------------
+
+_GROWTH = """
+with measured as (
+    select
+        filename as file,
+        case when $roll_up then coalesce(parent, relation) else relation end as relation,
+        count(parent) as partitions,
+        sum(total_bytes)::bigint as total_bytes,
+        bool_or(estimated) as estimated
+    from read_parquet($files, union_by_name = true, filename = true)
+    where kind = 'relation' and relation_kind <> 'temporary'
+    group by all
+)
+select
+    relation,
+    coalesce(max(partitions) filter (file = $last), max(partitions)) as partitions,
+    max(total_bytes) filter (file = $first) as first_bytes,
+    max(total_bytes) filter (file = $previous) as previous_bytes,
+    max(total_bytes) filter (file = $last) as last_bytes,
+    coalesce(last_bytes, 0) - coalesce(first_bytes, 0) as grown_bytes,
+    bool_or(estimated) as estimated
+from measured
+group by relation
+order by grown_bytes desc, last_bytes desc nulls last, relation
+"""
+
+_DATABASE_SIZES = """
+select epoch_us(taken_at) as taken_us, database_bytes
+from read_parquet($files, union_by_name = true)
+where kind = 'database' and database_bytes is not null
+order by taken_us
+"""
+
+
+def growth(taken: Sequence[Snapshot], *, roll_up: bool = True) -> list[dict[str, Any]]:
+    """Return how much each table grew between the first, the previous and the last of some snapshots, most first.
+
+    Columns: relation, partitions, first_bytes, previous_bytes and last_bytes (None where it did not exist then),
+    grown_bytes, bytes_a_day (None where first and last are less than an hour apart), estimated (one of the sizes
+    was). The previous snapshot is the newest that is an hour older than the last. Partitions are summed up under
+    their root unless ``roll_up`` is false; temporary tables are left out. Fewer than two snapshots: no rows.
+    """
+    return _of_whole_files(lambda whole: _growth(whole, roll_up), taken)
+
+
+def database_sizes(taken: Sequence[Snapshot]) -> list[dict[str, Any]]:
+    """Return the size of the database at each snapshot, oldest first. Columns: taken_at, database_bytes."""
+    rows = _of_whole_files(lambda whole: _ask(_DATABASE_SIZES, whole), taken)
+    return [{"taken_at": _EPOCH + datetime.timedelta(microseconds=row.pop("taken_us")), **row} for row in rows]
+
+
+def summary(taken: Sequence[Snapshot], left_aside: Sequence[str] = ()) -> str:
+    """Return in a few lines where the history lies, what it holds, and how the database grew; nothing is guessed."""
+    if not taken:
+        return "\n".join(["No snapshot so far.", *left_aside])
+    count = "1 snapshot" if len(taken) == 1 else f"{len(taken)} snapshots"
+    lines = [f"{count} in {taken[-1].path.parent}, the last is {taken[-1].path.name}", *left_aside]
+    known = database_sizes(taken)
+    if len(known) < 2:
+        return "\n".join(
+            [*lines, "With one snapshot nothing can be said about growth yet: it shows from the second on."]
+        )
+    first, last = known[0], known[-1]
+    span_s = (last["taken_at"] - first["taken_at"]).total_seconds()
+    grown = last["database_bytes"] - first["database_bytes"]
+    rate = f", {size(grown * 86400 / span_s)} a day" if span_s >= MIN_AGE_S else ""
+    since = when(first["taken_at"].isoformat())
+    changed = f"{'grew' if grown >= 0 else 'shrank'} by {size(abs(grown))}"
+    return "\n".join([*lines, f"Since {since} ({duration(span_s)}) the database {changed}{rate}."])
+
+
+def _growth(taken: Sequence[Snapshot], roll_up: bool) -> list[dict[str, Any]]:
+    if len(taken) < 2:
+        return []
+    first, last = taken[0], taken[-1]
+    span_s = (last.at - first.at).total_seconds()
+    before = [it for it in taken if (last.at - it.at).total_seconds() >= MIN_AGE_S]
+    moments = {"first": first, "previous": before[-1] if before else None, "last": last}
+    files = {name: str(it.path) if it else None for name, it in moments.items()}
+    rows = _ask(_GROWTH, [it for it in moments.values() if it], roll_up=roll_up, **files)
+    days = span_s / 86400
+    return [{**row, "bytes_a_day": row["grown_bytes"] / days if span_s >= MIN_AGE_S else None} for row in rows]
+
+
+def _of_whole_files(
+    question: Callable[[Sequence[Snapshot]], list[dict[str, Any]]], taken: Sequence[Snapshot]
+) -> list[dict[str, Any]]:
+    """Ask; where a file proves damaged inside, name it in the log, leave it aside, and ask about the others."""
+    try:
+        return question(taken)
+    except duckdb.Error:
+        whole = [snapshot for snapshot in taken if _is_whole(snapshot)]
+        if len(whole) == len(taken):
+            raise
+        return question(whole)
+
+
+def _ask(sql: str, taken: Sequence[Snapshot], **parameters: Any) -> list[dict[str, Any]]:
+    files = list(dict.fromkeys(str(snapshot.path) for snapshot in taken))
+    if not files:
+        return []
+    # all that is needed is built in; an extension must never be looked for on the network
+    quiet: dict[str, Any] = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+    with duckdb.connect(":memory:", config=quiet) as engine:
+        answer = engine.execute(sql, {"files": files, **parameters})
+        names = [column[0] for column in answer.description or ()]
+        return [dict(zip(names, values, strict=True)) for values in answer.fetchall()]
+
+
+def _is_whole(snapshot: Snapshot) -> bool:
+    try:
+        with snapshot.path.open("rb") as file:
+            parquet.read_table(file)
+    except _DAMAGE:
+        _LOG.warning("%s: left aside: damaged", snapshot.path)
+        return False
+    return True

@@ -1,0 +1,114 @@
+"""Practice: one drill on the user's own sandbox, held by a process of its own until somebody stops it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pgrunbooks.drills import drills
+from pgrunbooks.errors import ConfigurationError, SandboxError
+from pgrunbooks.sandbox import Sandbox, default_sandbox
+
+_START_S = 120.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """The drill that runs: its check, the object that the check must name, and the process that holds it."""
+
+    code: str
+    kind: str
+    name: str
+    process: int
+
+
+def running(sandbox: Sandbox) -> Running | None:
+    """Return the drill that runs on a sandbox, if there is one."""
+    state = sandbox.drill()
+    return Running(state["code"], state["kind"], state["name"], state["process"]) if state else None
+
+
+def start(code: str) -> Running:
+    """Start a drill on the user's sandbox and return it once the fault is ripe.
+
+    Raises ConfigurationError for an unknown drill and SandboxError where one runs already or the fault cannot be made.
+    """
+    if code not in drills():
+        raise ConfigurationError(f"unknown drill {code!r}; 'pgrunbooks drill list' names them")
+    sandbox = default_sandbox()
+    if sandbox.drill():
+        raise SandboxError("a drill runs already; 'pgrunbooks drill stop' ends it")
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", __name__, code],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + _START_S
+        while not (found := running(sandbox)):
+            if process.poll() is not None or time.monotonic() > deadline:
+                process.terminate()
+                output.seek(0)
+                last = (output.read().strip().splitlines() or ["it said nothing"])[-1]
+                raise SandboxError(f"the drill {code} could not be started: {last}")
+            time.sleep(0.05)
+    process.returncode = 0  # it lives on by itself; nobody here waits for it
+    return found
+
+
+def stop() -> Running | None:
+    """Heal the drill that runs on the user's sandbox and return it; None where none runs."""
+    sandbox = default_sandbox()
+    found = running(sandbox)
+    if found:
+        os.kill(found.process, signal.SIGTERM)
+        deadline = time.monotonic() + 60
+        while sandbox.drill():
+            if time.monotonic() > deadline:
+                raise SandboxError(f"the drill's process {found.process} does not end")
+            time.sleep(0.05)
+    return found
+
+
+def _hold(code: str) -> None:
+    """Make the fault, say so in the sandbox's folder, and wait for the signal that ends it."""
+    sandbox = default_sandbox().start()
+    drill = drills()[code]
+    with drill.fault(sandbox) as incident:
+        thresholds = {name: dict(limits) for name, limits in drill.thresholds.items()}
+        state = {
+            "code": code,
+            "kind": incident.kind,
+            "name": incident.name,
+            "process": os.getpid(),
+            "settings": {"thresholds": thresholds, **incident.settings},
+        }
+        with _said(sandbox.drill_file, json.dumps(state)):
+            signal.sigwait({signal.SIGTERM, signal.SIGINT})
+
+
+@contextlib.contextmanager
+def _said(path: Path, text: str) -> Iterator[None]:
+    aside = path.with_suffix(".aside")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    _hold(sys.argv[1])
