@@ -178,7 +178,8 @@ class Check:
     when it can be asked: ``sees_sessions`` reads other roles' sessions (needs pg_read_all_stats), ``primary_only``
     means nothing on a standby, ``extension`` must be installed in the database, ``uses_counters`` judges by
     statistics that a reset empties, ``asks_standbys`` wants the same query's rows from the standbys of the target,
-    ``asks_pooler`` sends the query to the admin console of the target's PgBouncer instead of the server.
+    ``asks_pooler`` sends the query to the admin console of the target's PgBouncer instead of the server, ``samples``
+    asks it that often, ``sample_every_s`` seconds apart, and numbers the rows in a column ``sample`` from 0.
     """
 
     code: str
@@ -193,6 +194,8 @@ class Check:
     uses_counters: bool = False
     asks_standbys: bool = False
     asks_pooler: bool = False
+    samples: int = 1
+    sample_every_s: float = 0.05
 
     @property
     def rule(self) -> Rule:

@@ -26,8 +26,8 @@ Finding: TypeAlias = dict[str, Any]
 Story: TypeAlias = tuple[Finding, list[Finding]]
 
 ROWS = 10  # of evidence shown; the rest is counted
-TABLE_ROWS = 100  # of a table in a notebook
 WIDTH = 120  # of a query before it is cut in the middle
+TABLE_ROWS, TABLE_WIDTH = 100, 400  # the same for a table in a notebook, which is asked for
 WHOLE = 100_000  # characters of a query on demand; a page must still open on a phone
 CODES = 6  # checks named in one line before they are folded
 
@@ -257,23 +257,23 @@ def table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
 
     At most a hundred rows are shown and the rest is counted; where there is none, the table says so.
     """
-    head, cells = _cells(columns, rows[:TABLE_ROWS])
+    head, cells = _cells(columns, rows[:TABLE_ROWS], width=TABLE_WIDTH)
     return templates().get_template("table.html.j2").render(head=head, rows=cells, more=len(rows) - len(cells)).strip()
 
 
 def _cells(
-    keys: Sequence[str], rows: Sequence[Mapping[str, Any]], tree: str | None = None
+    keys: Sequence[str], rows: Sequence[Mapping[str, Any]], tree: str | None = None, width: int = WIDTH
 ) -> tuple[list[Cell], list[list[Cell]]]:
     numbers = {key for key in keys if _is_number(key, [row.get(key) for row in rows])} - {tree}
     head = [Cell(_header(key)[0], is_number=key in numbers) for key in keys]
-    return head, [[_cell(key, row, key in numbers, key == tree) for key in keys] for row in rows]
+    return head, [[_cell(key, row, key in numbers, key == tree, width) for key in keys] for row in rows]
 
 
-def _cell(key: str, row: Mapping[str, Any], is_number: bool, in_tree: bool) -> Cell:
+def _cell(key: str, row: Mapping[str, Any], is_number: bool, in_tree: bool, width: int) -> Cell:
     text = _value(key, row.get(key))
     flat = _line(text)
     return Cell(
-        text=cut(flat, WIDTH), whole=cut(text, WHOLE) if len(flat) > WIDTH else None, is_number=is_number,
+        text=cut(flat, width), whole=cut(text, WHOLE) if len(flat) > width else None, is_number=is_number,
         is_name=bool(_NAMED.search(key) or _NUMBERED.search(key)),
         depth=min(row.get("depth") or 0, 20) if in_tree else 0,
     )  # fmt: skip

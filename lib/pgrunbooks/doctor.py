@@ -316,13 +316,15 @@ _WHO_IS_THERE = (
 )
 _REFUSALS = (
     _Refusal("TCP", r"timeout expired|could not receive data.*timed out",
-             "No PostgreSQL, a server that hangs, or a firewall or balancer that swallows what is sent. "
-             "On the server's host look at the last lines of its log, and try:\n    pg_isready",
+             "No PostgreSQL, a server that hangs, a pooler without its server, or a firewall that swallows what is "
+             "sent. On the server's host look at the last lines of its log, and try:\n    pg_isready",
              says="{place} takes the connection and then says nothing within {timeout_s:g} s"),
     _Refusal("TCP", r"Connection refused|No route|unreachable|could not translate|failed to resolve|No such file",
              "Check host and port in the target's dsn."),
     _Refusal("TCP", r"database system is|is not (yet )?accepting connections$|Hot standby mode is disabled",
              "The server is there and lets nobody in yet. Wait, then try again; its log says how far it is."),
+    _Refusal("TCP", r"server login (has been failing|failed)|cannot connect to server",
+             "The pooler is there; the server behind it is not, or refuses the pooler: the pooler's log says why."),
     _Refusal("TCP", r"invalid response to SSL negotiation|expected authentication request|unsupported frontend",
              "Something else than PostgreSQL listens there: check host and port in the target's dsn."),
     _Refusal("TCP", r"closed the connection unexpectedly|Connection reset|could not receive data|unexpected eof",
@@ -357,6 +359,8 @@ _REFUSALS = (
              "name in the server's certificate is the host of the dsn."),
     _Refusal("database", r'database ".*" does not exist|3D000|no such database',
              "Correct dbname in the target's dsn, or say --database DB.{databases}"),
+    _Refusal("database", r"bouncer config error",
+             "PgBouncer has no such database: look at [databases] in its ini file, or correct dbname in the dsn."),
     _Refusal("database", r"permission denied for database",
              "As superuser or owner of the database:", "grant connect on database {quoted_database} to {quoted_role};"),
     _Refusal("database", r"not currently accepting connections|invalid database",
@@ -548,7 +552,7 @@ def _role(session: Session, *, at_home: bool) -> Iterator[Step]:
     """Yield what this role is on this server; ``at_home``: in the sandbox, where it may do everything by design."""
     server = session.server
     number = server.version.split()[0]
-    kind = "standby" if server.in_recovery else "primary"
+    kind = "a standby: grants and extensions are made on its primary" if server.in_recovery else "primary"
     if server.major in SUPPORTED:
         yield Step("version", "ok", f"PostgreSQL {number}, {kind}")
     else:

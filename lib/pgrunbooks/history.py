@@ -370,11 +370,16 @@ def growth(taken: Sequence[Snapshot], *, roll_up: bool = True) -> list[dict[str,
     """Return how much each table grew between the first, the previous and the last of some snapshots, most first.
 
     Columns: relation, partitions, first_bytes, previous_bytes and last_bytes (None where it did not exist then),
-    grown_bytes, bytes_a_day (None where first and last are less than an hour apart), estimated (one of the sizes
+    grown_bytes, daily_bytes (None where first and last are less than an hour apart), estimated (one of the sizes
     was). The previous snapshot is the newest that is an hour older than the last. Partitions are summed up under
     their root unless ``roll_up`` is false; temporary tables are left out. Fewer than two snapshots: no rows.
     """
     return _of_whole_files(lambda whole: _growth(whole, roll_up), taken)
+
+
+def growers(taken: Sequence[Snapshot], most: int = 10) -> list[dict[str, Any]]:
+    """Return the rows of ``growth`` for the tables that grew most; those that did not grow are left out."""
+    return [row for row in growth(taken)[:most] if row["grown_bytes"] > 0]
 
 
 def database_sizes(taken: Sequence[Snapshot]) -> list[dict[str, Any]]:
@@ -387,20 +392,21 @@ def summary(taken: Sequence[Snapshot], left_aside: Sequence[str] = ()) -> str:
     """Return in a few lines where the history lies, what it holds, and how the database grew; nothing is guessed."""
     if not taken:
         return "\n".join(["No snapshot so far.", *left_aside])
-    count = "1 snapshot" if len(taken) == 1 else f"{len(taken)} snapshots"
-    lines = [f"{count} in {taken[-1].path.parent}, the last is {taken[-1].path.name}", *left_aside]
+    where = [f"The history lies in {taken[-1].path.parent}", *left_aside]
     known = database_sizes(taken)
     if len(known) < 2:
-        return "\n".join(
-            [*lines, "With one snapshot nothing can be said about growth yet: it shows from the second on."]
-        )
+        return "\n".join(["1 snapshot so far: growth shows from the second on.", *where])
     first, last = known[0], known[-1]
     span_s = (last["taken_at"] - first["taken_at"]).total_seconds()
     grown = last["database_bytes"] - first["database_bytes"]
-    rate = f", {size(grown * 86400 / span_s)} a day" if span_s >= MIN_AGE_S else ""
-    since = when(first["taken_at"].isoformat())
-    changed = f"{'grew' if grown >= 0 else 'shrank'} by {size(abs(grown))}"
-    return "\n".join([*lines, f"Since {since} ({duration(span_s)}) the database {changed}{rate}."])
+    rate = f", {size(abs(grown) * 86400 / span_s)} a day" if grown and span_s >= MIN_AGE_S else ""
+    return "\n".join(
+        [
+            f"{len(taken)} snapshots since {when(first['taken_at'].isoformat())} ({duration(span_s)}).",
+            f"The database {'shrank' if grown < 0 else 'grew'} by {size(abs(grown))}{rate}.",
+            *where,
+        ]
+    )
 
 
 def _growth(taken: Sequence[Snapshot], roll_up: bool) -> list[dict[str, Any]]:
@@ -413,7 +419,7 @@ def _growth(taken: Sequence[Snapshot], roll_up: bool) -> list[dict[str, Any]]:
     files = {name: str(it.path) if it else None for name, it in moments.items()}
     rows = _ask(_GROWTH, [it for it in moments.values() if it], roll_up=roll_up, **files)
     days = span_s / 86400
-    return [{**row, "bytes_a_day": row["grown_bytes"] / days if span_s >= MIN_AGE_S else None} for row in rows]
+    return [{**row, "daily_bytes": row["grown_bytes"] / days if span_s >= MIN_AGE_S else None} for row in rows]
 
 
 def _of_whole_files(

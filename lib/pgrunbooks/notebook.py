@@ -10,6 +10,7 @@ from IPython.core.getipython import get_ipython
 from IPython.display import display
 
 from pgrunbooks.check import catalogue
+from pgrunbooks.checks._indexes import name as name_of
 from pgrunbooks.display import table
 from pgrunbooks.errors import ConfigurationError, ConnectionLostError, RunbookError
 from pgrunbooks.session import Session, open_session
@@ -121,8 +122,8 @@ def evidence_table(verdict: Verdict, code: str) -> pandas.DataFrame:
 def removable_indexes(verdict: Verdict) -> pandas.DataFrame:
     """Return the indexes that a finding says can go, the largest first, each once.
 
-    Columns: index, because ('duplicate', 'covered', 'unused', 'invalid'), stays (the index that does its work, or
-    None), scans, scans_of_other, size_bytes (an estimate), definition.
+    Columns: index, because ('duplicate', 'covered', 'unused', 'invalid'), size_bytes (an estimate), scans, stays (the
+    index that does its work, or None), its_scans, definition (from the table's name on).
     """
     import pandas
 
@@ -131,24 +132,24 @@ def removable_indexes(verdict: Verdict) -> pandas.DataFrame:
         if finding.code not in _REMOVABLE:
             continue
         own, *others = finding.evidence
-        other = others[0] if others and finding.code in ("duplicate-index", "redundant-index") else {}
+        other = others[0] if finding.code in ("duplicate-index", "redundant-index") else None
         row = found.setdefault(
             finding.name,
             {
                 "index": finding.name,
                 "because": [],
-                "stays": None,
-                "scans": own["scans"],
-                "scans_of_other": None,
                 "size_bytes": own["size_bytes"],
-                "definition": own["definition"],
+                "scans": own["scans"],
+                "stays": None,
+                "its_scans": None,
+                "definition": own["definition"].partition(f"{name_of(own)} ON ")[2],
             },
         )
         row["because"].append(_REMOVABLE[finding.code])
-        row["stays"] = row["stays"] or other.get("index")
-        row["scans_of_other"] = row["scans_of_other"] or other.get("scans")
+        if other:
+            row |= {"stays": other["index"], "its_scans": other["scans"]}
     rows = sorted(found.values(), key=lambda row: (-row["size_bytes"], row["index"]))
-    columns = ["index", "because", "stays", "scans", "scans_of_other", "size_bytes", "definition"]
+    columns = ["index", "because", "size_bytes", "scans", "stays", "its_scans", "definition"]
     return pandas.DataFrame([{**row, "because": ", ".join(row["because"])} for row in rows], columns=columns)
 
 

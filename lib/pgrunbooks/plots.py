@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import matplotlib.dates as mdates
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from pgrunbooks.check import Rows
+from pgrunbooks.check import Finding, Rows
+from pgrunbooks.checks._indexes import is_bound, whole
 from pgrunbooks.checks._sessions import Row, Tree, count, trees
 from pgrunbooks.display import cut, duration, printable, size
 from pgrunbooks.masking import command
-from pgrunbooks.sizes import rolled_up
+from pgrunbooks.sizes import SYSTEM, rolled_up
 
 INK, QUIET, ROOT, WAITER = "#7c7c84", "#a5a5ad", "#c8372d", "#8e8e96"
 HEAP, TOAST, INDEX = "#8e8e96", "#c98a2b", "#3f7fbf"
 _MOST_LINES = 24
+_MOST_LABELS = 8
+_USES = {
+    "scanned": (INDEX, INDEX),
+    "not scanned": (INK, INK),
+    "not scanned, but guards a key": (INK, "none"),
+    "can go": (ROOT, ROOT),
+}
+_NOT_ASKED = "This could not be asked; the verdict says why"
 _MOST_TABLES = 10
-_SYSTEM = ("pg_catalog", "information_schema")
 
 
-def lock_tree(rows: Rows) -> Axes:
+def lock_tree(rows: Rows | None) -> Axes:
     """Draw who waits for whom, and for how long: one line a session, the roots at the margin.
 
-    ``rows`` are those of the check blocking-lock. Up to 24 sessions are drawn, the longest waits of each root first;
-    the rest is counted in the last line.
+    ``rows`` are those of the check blocking-lock, None where it could not be asked. Up to 24 sessions are drawn, the
+    longest waits of each root first; the rest is counted in the last line.
     """
+    if rows is None:
+        return _nothing(_NOT_ASKED)
     forest = sorted(trees(rows), key=lambda tree: -len(tree.waiters))
     lines = list(_lines(forest))
     waiting = len({row["id"] for tree in forest for row in tree.waiters})
@@ -93,30 +106,210 @@ def _name(row: Row) -> str:
     return cut(printable(f"{row['name']} {row['application'] or row['role'] or row['backend_type'] or ''}"), 34)
 
 
+def index_weight(rows: Rows | None, findings: Iterable[Finding] = ()) -> Axes:
+    """Draw what the indexes of each table weigh against its heap, the heaviest first, partitions under their root.
+
+    ``rows`` are those of any check of indexes, None where it could not be asked; sizes are estimates. Tables that
+    ``findings`` name are red. Beyond the tenth table all are one bar.
+    """
+    tables = sorted(_weights(rows or ()), key=lambda it: (-it.index_bytes, it.table))
+    if not tables:
+        return _nothing("No table here has an index" if rows is not None else _NOT_ASKED)
+    rest = tables[_MOST_TABLES:]
+    if len(rest) > 1:
+        sums = (
+            sum(numbers) for numbers in zip(*((it.number, it.index_bytes, it.heap_bytes) for it in rest), strict=True)
+        )
+        tables[_MOST_TABLES:] = [_Weight(count(len(rest), "other table"), *sums)]
+    axes = _axes(height=1.25 + 0.34 * len(tables))
+    weight, heap = sum(it.index_bytes for it in tables), sum(it.heap_bytes for it in tables)
+    _claim(axes, f"{size(weight)} of indexes on {size(heap)} of heap", pad=24)
+    largest = max(max(it.heap_bytes, it.index_bytes) for it in tables)
+    unit, divisor = _unit(largest)
+    named = {finding.name for finding in findings if finding.kind == "table"}
+    for y, it in enumerate(tables):
+        is_named = it.table in named
+        axes.barh(y, it.heap_bytes / divisor, height=0.74, color=HEAP, alpha=0.35, label=None if y else "heap")
+        bar = axes.barh(y, it.index_bytes / divisor, height=0.36, color=ROOT if is_named else INDEX, alpha=0.9)
+        bar.set_label("_" if y else "indexes")
+        tail = f"{size(it.index_bytes)} in {it.number} index{'' if it.number == 1 else 'es'}"
+        if is_named and it.heap_bytes:
+            tail += f", {it.index_bytes / it.heap_bytes:.1f} times the heap"
+        axes.text(
+            (max(it.heap_bytes, it.index_bytes) + 0.01 * largest) / divisor,
+            y,
+            tail,
+            va="center",
+            fontsize=8.5,
+            color=ROOT if is_named else INK,
+            fontweight="bold" if is_named else "normal",
+        )
+    axes.set_ylim(len(tables) - 0.4, -0.6)
+    axes.set_xlim(0, 1.35 * largest / divisor)
+    axes.set_yticks(range(len(tables)), [cut(printable(it.table), 34) for it in tables])
+    for label in axes.get_yticklabels()[: len(tables) - (len(rest) > 1)]:
+        label.set_fontfamily("monospace")
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(f"estimated size, {unit}", color=INK, fontsize=9)
+    _legend(axes)
+    return axes
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """A table, the number of its indexes (that of the most indexed partition), their bytes and those of its heap."""
+
+    table: str
+    number: int
+    index_bytes: int
+    heap_bytes: int
+
+
+def _weights(rows: Rows) -> Iterator[_Weight]:
+    families: dict[str, list[Row]] = {}
+    for row in rows:
+        if not row["is_partitioned"]:
+            families.setdefault(row["root_table"] or row["table"], []).append(row)
+    for name, indexes in families.items():
+        number = max(Counter(row["table_oid"] for row in indexes).values())
+        heaps = {row["table_oid"]: row["table_bytes"] for row in indexes}
+        yield _Weight(name, number, _bytes(indexes), sum(heaps.values()))
+
+
+def index_use(rows: Rows | None, findings: Iterable[Finding] = ()) -> Axes:
+    """Draw the size of each index against its scans; what nobody scans stands in a lane of its own.
+
+    ``rows`` are those of any check of indexes, None where it could not be asked; a partitioned index is one point with
+    the sums of its children. Indexes that ``findings`` name are red; those and the largest unscanned ones are labelled.
+    """
+    indexes = _largest(row for row in whole(rows or ()) if row["root_index_oid"] is None)
+    if not indexes:
+        return _nothing("No table here has an index" if rows is not None else _NOT_ASKED)
+    named = {finding.name for finding in findings if finding.kind == "index"}
+    idle = [row for row in indexes if not row["scans"]]
+    can_go = [row for row in indexes if row["index"] in named]
+    age_s = indexes[0]["counters_age_s"]
+    span = "since the counters began" if age_s is None else f"in {duration(age_s)}"
+    claim = f"{size(_bytes(idle))} of indexes saw no scan {span}"
+    if len(idle) in (0, len(indexes)):
+        claim = f"No index was scanned {span}" if idle else f"Every index was scanned {span}"
+    axes = _axes(height=4.2)
+    _claim(axes, claim + (f"; {size(_bytes(can_go))} can go" if can_go else ""), pad=24)
+
+    most = max(row["scans"] or 0 for row in indexes)
+    decades = math.log10(most) + 0.3 if most else 0.0
+    right = -0.75 * (decades + 1) if idle else -0.2  # of the lane; between it and one scan is room for labels
+    left = right - 0.25 * (decades + 1) if idle else right
+    xs = {row["index"]: left + (right - left) * (0.08 + 0.84 * (turn * 0.618 % 1)) for turn, row in enumerate(idle)}
+    xs |= {row["index"]: math.log10(row["scans"]) for row in indexes if row["scans"]}
+    ys = {row["index"]: max(float(row["size_bytes"]), 8192.0) for row in indexes}
+    for kind, (edge, face) in _USES.items():
+        points = [row["index"] for row in indexes if _use(row, named) == kind]
+        if points:
+            at = [xs[name] for name in points], [ys[name] for name in points]
+            axes.scatter(*at, s=36, facecolors=face, edgecolors=edge, alpha=0.85, linewidths=1.2, label=kind, zorder=3)
+    if idle:
+        axes.axvspan(left, right, color=QUIET, alpha=0.14, linewidth=0)
+
+    axes.set_yscale("log", base=2)
+    low, high = min(ys.values()) / 1.8, max(max(ys.values()), 65536.0) * 1.8
+    axes.set_ylim(low, high)
+    axes.set_xlim(left, max(decades, 0.05))
+    powers = range(int(decades) + 1) if most else ()
+    axes.set_xticks(
+        [*([(left + right) / 2] if idle else []), *powers],
+        [*(["none"] if idle else []), *(f"{10**power:,}" for power in powers)],
+    )
+    axes.set_yticks(ticks := [each for power in range(17) if low <= (each := 8192.0 * 8**power) <= high])
+    axes.set_yticklabels([size(each) for each in ticks])
+    axes.minorticks_off()
+
+    for row in [row for row in can_go if row["scans"]][:_MOST_LABELS]:
+        is_early = xs[row["index"]] < decades / 2
+        place = {"xytext": (8 if is_early else -8, 0), "ha": "left" if is_early else "right"}
+        _label(axes, row["index"], (xs[row["index"]], ys[row["index"]]), place, is_named=True)
+    unscanned = [row for row in idle if row["index"] in named][:_MOST_LABELS]
+    unscanned += [row for row in idle if _use(row, named) == "not scanned"][:3]
+    height = math.inf
+    for row in _largest(unscanned):
+        height = min(ys[row["index"]], height / (high / low) ** 0.055)
+        axes.plot([xs[row["index"]], right], [ys[row["index"]], height], color=QUIET, linewidth=0.7)
+        place = {"xytext": (4, 0), "ha": "left"}
+        _label(axes, row["index"], (right, height), place, is_named=row["index"] in named)
+    axes.set_xlabel("scans", color=INK, fontsize=9)
+    axes.set_ylabel("estimated size", color=INK, fontsize=9)
+    _legend(axes)
+    return axes
+
+
+def _use(row: Row, named: Collection[str]) -> str:
+    """Return which of the four kinds of points an index is."""
+    if row["index"] in named:
+        return "can go"
+    if row["scans"]:
+        return "scanned"
+    return "not scanned, but guards a key" if row["is_unique"] or is_bound(row) else "not scanned"
+
+
+def _label(axes: Axes, name: str, at: tuple[float, float], place: Mapping[str, Any], *, is_named: bool) -> None:
+    axes.annotate(
+        cut(printable(name), 40),
+        at,
+        textcoords="offset points",
+        va="center",
+        family="monospace",
+        fontsize=8.5,
+        color=ROOT if is_named else INK,
+        fontweight="bold" if is_named else "normal",
+        **place,
+    )
+
+
+def _largest(rows: Iterable[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: (-row["size_bytes"], row["index"]))
+
+
+def _bytes(rows: Iterable[Row]) -> int:
+    return sum(row["size_bytes"] for row in rows)
+
+
+def _nothing(sentence: str) -> Axes:
+    """Return axes that hold one sentence and no picture."""
+    axes = _axes(height=0.9)
+    _claim(axes, sentence)
+    axes.axis("off")
+    return axes
+
+
+def _claim(axes: Axes, title: str, pad: float | None = None) -> None:
+    axes.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold", pad=pad)
+
+
+def _legend(axes: Axes) -> None:
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 4}
+    axes.legend(**place, frameon=False, fontsize=8.5, labelcolor=INK, borderpad=0, borderaxespad=0.2, handlelength=1)
+
+
 def size_by_kind(rows: Rows) -> Axes:
     """Draw what the largest tables consist of: heap, TOAST and indexes, one stacked bar a table.
 
-    ``rows`` are those of ``size_inventory``. Partitions are summed up under their root, the system catalogs and all
-    tables beyond the tenth in a bar each.
+    ``rows`` are those of ``size_inventory``. Partitions are summed up under their root, and so are the system
+    catalogs and the tables beyond the tenth.
     """
-    own = [row for row in rows if row["schema"] not in _SYSTEM]
-    system = [{**row, "relation": "system catalogs"} for row in rows if row["schema"] in _SYSTEM]
-    tables, catalogs = rolled_up(own), rolled_up(system)
-    rest = tables[_MOST_TABLES:]
-    others = rolled_up([{**row, "parent": None, "relation": f"{count(len(rest), 'other table')}"} for row in rest])
-    bars = [*tables[:_MOST_TABLES], *others, *catalogs]
+    bars = rolled_up(rows, _MOST_TABLES)
     total = sum(bar["total_bytes"] for bar in bars)
     axes = _axes(height=1.25 + 0.3 * max(len(bars), 1))
     if not total:
         axes.set_title("Nothing is stored", loc="left", color=INK, fontsize=11, fontweight="bold")
         axes.axis("off")
         return axes
-    claim = f"All tables together take {size(total)}"
-    if tables:
-        claim = f"{_relation(tables[0]['relation'])} takes {tables[0]['total_bytes'] / total:.0%} of {size(total)}"
+    share = f"{bars[0]['total_bytes'] / total:.0%}" if len(bars) > 1 else "all"
+    largest = bars[0]["relation"]
+    claim = f"{_relation(largest)} takes" if largest != SYSTEM else "The system catalogs take"
+    claim += f" {share} of {size(total)}"
     axes.set_title(claim, loc="left", color=INK, fontsize=11, fontweight="bold", pad=24)
-    largest = max(bar["total_bytes"] for bar in bars)
-    unit, divisor = _unit(largest)
+    longest = max(bar["total_bytes"] for bar in bars)
+    unit, divisor = _unit(longest)
     for y, bar in enumerate(bars):
         left = 0.0
         for label, colour, value in (
@@ -129,12 +322,12 @@ def size_by_kind(rows: Rows) -> Axes:
             left += width
         tail = size(bar["total_bytes"]) + (f" in {count(bar['partitions'], 'partition')}" if bar["partitions"] else "")
         tail += ", estimated" if bar["estimated"] else ""
-        axes.text(left + 0.01 * largest / divisor, y, tail, va="center", fontsize=8.5, color=INK)
+        axes.text(left + 0.01 * longest / divisor, y, tail, va="center", fontsize=8.5, color=INK)
     axes.set_ylim(len(bars) - 0.4, -0.6)
-    axes.set_xlim(0, 1.3 * largest / divisor)
+    axes.set_xlim(0, 1.3 * longest / divisor)
     axes.set_yticks(range(len(bars)), [_relation(bar["relation"]) for bar in bars])
-    for tick in axes.get_yticklabels()[: len(bars) - len(others) - len(catalogs)]:
-        tick.set_fontfamily("monospace")
+    for tick, bar in zip(axes.get_yticklabels(), bars, strict=True):
+        tick.set_fontfamily("monospace" if "." in bar["relation"] else "sans-serif")
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(f"size, {unit}", color=INK, fontsize=9)
     place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3}

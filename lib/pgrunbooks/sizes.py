@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from psycopg import errors as pg
 
 from pgrunbooks.check import Rows
-from pgrunbooks.display import printable, size
 from pgrunbooks.session import Session
-
-if TYPE_CHECKING:
-    import pandas
 
 BATCH = 2000  # relations a statement; measured: larger ones are not faster
 LOCK_TIMEOUT_S = 0.2  # below deadlock_timeout, so that nothing is written to the server's log
-BYTES = ("heap_bytes", "toast_bytes", "index_bytes", "fsm_vm_bytes", "total_bytes")
+SYSTEM = "system catalogs"
+_SUMMED = ("partitions", "heap_bytes", "toast_bytes", "index_bytes", "fsm_vm_bytes", "total_bytes", "rows", "n_dead")
 
 # Takes no lock on any relation that it lists: pg_partition_root and pg_partition_ancestors read the catalog only.
 # `*_estimate` is what the last VACUUM, ANALYZE or build knew.
@@ -211,42 +208,34 @@ def _record(
     }
 
 
-def rolled_up(rows: Rows) -> list[dict[str, Any]]:
+def rolled_up(rows: Rows, most: int | None = None) -> list[dict[str, Any]]:
     """Return tables with their partitions summed up under the root, largest first.
 
-    Columns: relation, partitions (0 for an ordinary table), the bytes of ``size_inventory``, rows, n_dead, estimated.
+    The system catalogs are one line, but for large objects, which are somebody's data. ``most`` sums up the tables
+    beyond that many in a last line. Columns: relation, partitions (0 for an ordinary table), the bytes of
+    ``size_inventory``, rows, n_dead, estimated.
     """
     tables: dict[str, dict[str, Any]] = {}
     for row in rows:
-        name = row["parent"] or row["relation"]
-        table = tables.setdefault(
-            name,
-            {"relation": name, "partitions": 0, **dict.fromkeys((*BYTES, "rows", "n_dead"), 0), "estimated": False},
+        is_system = row["schema"] in ("pg_catalog", "information_schema") and not row["name"].startswith(
+            "pg_largeobject"
         )
-        table["partitions"] += bool(row["parent"])
-        for column in (*BYTES, "rows", "n_dead"):
-            table[column] += row[column] or 0
-        table["estimated"] |= row["estimated"]
-    return sorted(tables.values(), key=lambda table: (-table["total_bytes"], table["relation"]))
+        name = SYSTEM if is_system else row["parent"] or row["relation"]
+        _add(tables.setdefault(name, _nothing(name)), {**row, "partitions": bool(row["parent"])})
+    largest = sorted(tables.values(), key=lambda table: (-table["total_bytes"], table["relation"]))
+    if most is None or len(largest) <= most:
+        return largest
+    others = _nothing(f"{len(largest) - most} other table{'s' if len(largest) - most > 1 else ''}")
+    for table in largest[most:]:
+        _add(others, {**table, "partitions": 0})
+    return [*largest[:most], others]
 
 
-def frame(rows: Rows, *columns: str) -> pandas.DataFrame:
-    """Return a table for people: the ``columns`` of the rows, bytes as sizes with units, whatever is unknown empty.
+def _nothing(name: str) -> dict[str, Any]:
+    return {"relation": name, **dict.fromkeys(_SUMMED, 0), "estimated": False}
 
-    A relation whose size is an estimate has 'estimated' behind its name.
-    """
-    import pandas
 
-    def text(row: Mapping[str, Any], column: str) -> str:
-        value = row[column]
-        if value is None:
-            return ""
-        if column == "relation":
-            return printable(value) + (" (estimated)" if row.get("estimated") else "")
-        writes: Callable[[Any], str] = size if "bytes" in column else lambda value: f"{value:,}"
-        return writes(value)
-
-    titles = {column: column.removesuffix("_bytes").replace("bytes_", "").replace("_", " ") for column in columns}
-    shown = [{titles[column]: text(row, column) for column in columns} for row in rows]
-    table = pandas.DataFrame(shown, columns=list(titles.values()))
-    return table.set_index(titles[columns[0]])
+def _add(table: dict[str, Any], row: Mapping[str, Any]) -> None:
+    for column in _SUMMED:
+        table[column] += row[column] or 0
+    table["estimated"] |= row["estimated"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from types import MappingProxyType
@@ -270,12 +270,22 @@ class _Run:
         if isinstance(sql, Skip):
             return [sql]
         if sql not in self._measured:
-            rows = pooler_rows(self.session.target, sql) if check.asks_pooler else self.session.rows(sql)
-            self._measured[sql] = [_masked(row, self.show_literals) for row in rows]
+            self._measured[sql] = [_masked(row, self.show_literals) for row in self._measure(check, sql)]
         self.rows[check.code] = self._measured[sql]
         standbys = self._standbys(sql) if check.asks_standbys else {}
         context = Context(self.session.server, self.session.target, tuple(self.outcomes), standbys)
         return check.judge(self.rows[check.code], self.session.target.limits(check.code), context)
+
+    def _measure(self, check: Check, sql: str) -> Iterator[Mapping[str, Any]]:
+        if check.asks_pooler:
+            yield from pooler_rows(self.session.target, sql)
+        elif check.samples == 1:
+            yield from self.session.rows(sql)
+        else:
+            for sample in range(check.samples):
+                if sample:
+                    time.sleep(check.sample_every_s)
+                yield from ({**row, "sample": sample} for row in self.session.rows(sql))
 
     def _standbys(self, sql: str) -> dict[str, Rows | None]:
         answers: dict[str, Rows | None] = {}

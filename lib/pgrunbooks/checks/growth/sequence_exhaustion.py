@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows, Skip, grade
-from pgrunbooks.checks._sessions import Row, count
+from pgrunbooks.checks._sessions import Row, count, literal
 
 # The largest value of a type: https://www.postgresql.org/docs/18/datatype-numeric.html#DATATYPE-INT
 LARGEST = {"smallint": 2**15 - 1, "integer": 2**31 - 1, "bigint": 2**63 - 1}
@@ -173,13 +173,12 @@ def _remedies(row: Row, used: Use, severity: str) -> Iterable[Remedy]:
         yield from widen(row["table"], row["column"], wanted, f"alter sequence {sequence} as bigint no {bound};")
         if severity == "critical" and row["increment"] > 0 and row["min_value"] > 0:
             yield Remedy(
-                "To win time, if the application bears negative numbers and the column holds none yet: go on from below",
-                sql=f"alter sequence {sequence} minvalue {-LARGEST[wanted] - 1} "
-                f"restart with {-LARGEST[wanted] - 1};",
+                "To win time, if the application bears negative numbers and the column holds none: go on from below",
+                sql=f"alter sequence {sequence} minvalue {-LARGEST[wanted] - 1} restart with {-LARGEST[wanted] - 1};",
                 risk="high",
                 locks="SHARE ROW EXCLUSIVE on the sequence, for a moment: who takes a number waits",
-                undo=f"alter sequence {sequence} restart with {row['last_value']} minvalue {row['min_value']};"
-                f" select pg_catalog.setval('{sequence.replace(chr(39), chr(39) * 2)}', {row['last_value']});",
+                undo=f"alter sequence {sequence} restart with {row['last_value']} minvalue {row['min_value']};\n"
+                f"select pg_catalog.setval({literal(sequence)}, {row['last_value']});",
             )
     elif was not in (LARGEST["bigint"], -LARGEST["bigint"] - 1):
         yield Remedy(
@@ -230,7 +229,11 @@ def _unread(rows: Rows, context: Context) -> Iterable[Skip]:
         "locked": "being altered or locked just now:",
         "room": "left out, since reading each takes a lock and the server's lock table has no room for all:",
     }
-    reasons = [f"{words[why]} {examples([row['sequence'] for row in some], 'sequence')}" for why, some in unread.items() if some]
+    reasons = [
+        f"{words[why]} {examples([row['sequence'] for row in some], 'sequence')}"
+        for why, some in unread.items()
+        if some
+    ]
     if not reasons:
         return
     schemas = list(dict.fromkeys(row["schema"] for row in unread["privilege"]))

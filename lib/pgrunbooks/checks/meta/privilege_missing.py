@@ -1,0 +1,103 @@
+"""What could this role not see?
+
+A check that may not read what it asks for is skipped, and a skipped check is not a good one: its fault may be there.
+One finding names the checks of this run that a grant would have answered, in full or in part, and at most one grant for
+each of three levels: pg_monitor, which shows what other sessions do; execute and select on the functions and views of
+the server's files, which pg_monitor leaves out; and select on user data, for sequences, key ranges, bloat and the
+what-if lab. A level whose checks ask for different rights gets pg_read_all_data, as long as a list would be.
+Where no check was skipped for want of a right this one says nothing, whatever the role may lack.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from pgrunbooks.check import Check, Context, Finding, Limits, Outcome, Remedy, Rows
+from pgrunbooks.checks._sessions import Row, count
+
+_ROLE = """
+select
+    current_user::text as role,
+    pg_catalog.quote_ident(current_user) as quoted_role,
+    pg_catalog.pg_has_role(current_user, 'pg_monitor', 'usage') as has_monitor,
+    pg_catalog.pg_has_role(current_user, 'pg_read_all_data', 'usage') as has_read_all_data
+order by 1
+"""
+SQL = {15: _ROLE}
+
+# Which function stands behind a view: PostgreSQL asks the reader of the view for the right to execute it.
+# https://www.postgresql.org/docs/18/view-pg-hba-file-rules.html and its neighbours
+_FILES = {
+    "pg_hba_file_rules": "pg_hba_file_rules",
+    "pg_ident_file_mappings": "pg_ident_file_mappings",
+    "pg_file_settings": "pg_show_all_file_settings",
+}
+_LEVELS = {1: "sessions and statistics", 2: "the server's files", 3: "user data"}
+
+
+def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
+    """Report once which checks lack a right, and the grant for each level that would give it."""
+    lacking = [it for it in context.outcomes if it.remedy and it.remedy.lower().startswith("grant ")]
+    for row in rows if lacking else ():
+        levels = {level: [it for it in lacking if _level(it, row) == level] for level in _LEVELS}
+        names = list(dict.fromkeys(it.code for it in lacking))
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        yield Finding(
+            severity="info",
+            kind="role",
+            name=row["role"],
+            title=f"Role {row['role']} could not see enough for {count(len(names), 'check')}:"
+            f" {', '.join(names[:4])}{more}",
+            impact="What these checks look for may be there: nobody has looked.",
+            evidence=[
+                {"check": it.code, "level": level, "about": _LEVELS[level], "outcome": it.outcome, "reason": it.reason}
+                for level, some in levels.items()
+                for it in some
+            ],
+            remedies=[_grant(level, some, row) for level, some in levels.items() if some],
+        )
+
+
+def _level(outcome: Outcome, row: Row) -> int:
+    remedy = (outcome.remedy or "").lower()
+    if any(name in f"{remedy} {outcome.reason}" for name in _FILES):
+        return 2
+    if re.match(r"grant (pg_monitor|pg_read_all_stats|pg_read_all_settings|pg_stat_scan_tables)\b", remedy):
+        return 3 if row["has_monitor"] else 1  # it has that already: what it lacks is no statistic
+    return 2 if re.match(r"grant (execute|select) on (function )?(pg_catalog\.)?pg_", remedy) else 3
+
+
+def _grant(level: int, outcomes: Sequence[Outcome], row: Row) -> Remedy:
+    """Return the statement that answers all these checks."""
+    wanted = list(dict.fromkeys(part for it in outcomes for part in re.split(r"(?<=;)\s+(?=grant )", it.remedy or "")))
+    to = f" to {row['quoted_role']};"
+    if level == 1:
+        wanted = [f"grant pg_monitor{to}"]
+    elif level == 2:
+        text = " ".join(f"{it.remedy} {it.reason}" for it in outcomes)
+        views = {view: function for view, function in _FILES.items() if view in text or function in text}
+        if views:
+            wanted = [
+                f"grant select on {', '.join(f'pg_catalog.{view}' for view in views)}{to}",
+                f"grant execute on function {', '.join(f'pg_catalog.{it}()' for it in views.values())}{to}",
+            ]
+    elif len(wanted) > 1 or not wanted[0].endswith(to) or "pg_monitor" in wanted[0]:
+        wanted = [f"grant pg_read_all_data{to}"]
+    codes = ", ".join(dict.fromkeys(it.code for it in outcomes))
+    undo = [f"revoke {it.removeprefix('grant ').removesuffix(to)} from {row['quoted_role']};" for it in wanted]
+    return Remedy(
+        f"Level {level}, {_LEVELS[level]}, for {codes}"
+        + (": it lets the role read every table" if "pg_read_all_data" in wanted[0] else ""),
+        sql="\n".join(wanted),
+        risk="low",
+        locks="none",
+        undo="\n".join(undo),
+    )
+
+
+check = Check(
+    "privilege-missing",
+    sql=SQL,
+    judge=judge,
+    docs=("https://www.postgresql.org/docs/current/predefined-roles.html",),
+    runbook="health_check",
+)

@@ -1,0 +1,363 @@
+"""The history: whole files or none, nothing lost between writers, nothing invented where there is no past."""
+
+import datetime
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+import matplotlib.pyplot as plt
+import psycopg
+import pyarrow
+import pytest
+from click.testing import CliRunner
+from pyarrow import parquet
+
+from pgrunbooks import history, plots, sizes
+from pgrunbooks.cli import main
+from pgrunbooks.errors import ConfigurationError, RunbookError
+from pgrunbooks.session import open_session
+from pgrunbooks.targets import Target
+
+MONDAY = datetime.datetime(2026, 11, 2, 6, tzinfo=datetime.UTC)
+DAY, HOUR = datetime.timedelta(days=1), datetime.timedelta(hours=1)
+
+
+def session_on(url):
+    return open_session(Target(name="tested", dsn=url))
+
+
+@pytest.fixture
+def session(server):
+    with session_on(server.url()) as session:
+        yield session
+
+
+@pytest.fixture
+def own(empty_database):
+    """Return a database of one's own with one table: a writer's connection and a session."""
+    with psycopg.connect(empty_database, autocommit=True) as owner, session_on(empty_database) as session:
+        owner.execute("create table visits (id bigint generated always as identity primary key, note text)")
+        yield owner, session
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "history"
+
+
+def visit(owner, rows):
+    owner.execute("insert into visits (note) select repeat('x', 500) from generate_series(1, %s)", [rows])
+
+
+class TestASnapshot:
+    def test_holds_every_relation_as_it_was_measured(self, session, folder):
+        path = history.record_snapshot(session, folder=folder)
+        read = {row["relation"]: row for row in history.read_rows(path, "relation")}
+        for row in sizes.size_inventory(session):
+            if row["schema"] == "shop":
+                same = {name: value for name, value in row.items() if not name.startswith(("last_", "n_"))}
+                assert {name: read[row["relation"]][name] for name in same} == same
+
+    def test_holds_the_counters_the_wal_position_and_the_sequences(self, session, folder):
+        path = history.record_snapshot(session, at=MONDAY, folder=folder)
+        (database,), (cluster,) = history.read_rows(path, "database"), history.read_rows(path, "cluster")
+        (facts,) = session.rows("select pg_database_size('shop') as bytes, pg_current_wal_lsn() - '0/0' as wal")
+        assert database["name"] == "shop"
+        assert abs(database["database_bytes"] - facts["bytes"]) < 1_000_000
+        assert database["xact_commit"] > 0
+        assert 0 < cluster["wal_bytes"] <= facts["wal"]
+        assert cluster["in_recovery"] is False
+        sequences = {row["relation"]: row["last_value"] for row in history.read_rows(path, "sequence")}
+        assert sequences["shop.orders_id_seq"] == 200_000
+
+    def test_lies_below_the_servers_identifier_and_the_database(self, session, folder):
+        path = history.record_snapshot(session, at=MONDAY, folder=folder)
+        identifier = session.server.system_identifier
+        assert path == folder / identifier / "shop" / "20261102T060000Z.parquet"
+        assert history.snapshots((identifier, "shop"), folder=folder) == ([(MONDAY, path)], [])
+
+    def test_of_a_database_with_an_odd_name_stays_in_the_folder(self, newest, folder):
+        with newest.connect("postgres") as connection:
+            connection.execute('create database "../..\\ü"')
+        try:
+            with session_on(newest.url("../..\\ü")) as session:
+                path = history.record_snapshot(session, folder=folder)
+                assert history.snapshots(session, folder=folder)[0][0].path == path
+        finally:
+            with newest.connect("postgres") as connection:
+                connection.execute('drop database "../..\\ü" with (force)')
+        assert path.resolve().is_relative_to(folder)
+        assert path.parent.parent == folder / session.server.system_identifier
+
+    def test_leaves_out_what_the_role_may_not_read(self, own, newest, folder):
+        owner, session = own
+        owner.execute("create role nobody_special login")
+        try:
+            with session_on(newest.url(session.server.database, "nobody_special")) as session:
+                path = history.record_snapshot(session, folder=folder)
+            (sequence,) = history.read_rows(path, "sequence")
+            assert (sequence["relation"], sequence["last_value"]) == ("public.visits_id_seq", None)
+            assert "public.visits" in {row["relation"] for row in history.read_rows(path, "relation")}
+        finally:
+            owner.execute("drop role nobody_special")
+
+    def test_does_not_wait_for_a_sequence_that_is_being_altered(self, own, folder):
+        owner, session = own
+        with owner.transaction():
+            owner.execute("alter sequence visits_id_seq increment by 2")
+            path = history.record_snapshot(session, folder=folder)
+        assert [row["last_value"] for row in history.read_rows(path, "sequence")] == [None]
+
+    def test_says_in_one_line_why_it_cannot_be_written(self, session, folder):
+        folder.write_text("a file, where a folder should be")
+        with pytest.raises(ConfigurationError, match=r"no history can be written: .*PGRUNBOOKS_HISTORY"):
+            history.record_snapshot(session, folder=folder)
+
+    def test_says_in_one_line_that_the_catalog_is_locked(self, own, folder):
+        owner, session = own
+        with owner.transaction():
+            owner.execute("lock table pg_sequence in access exclusive mode")
+            with pytest.raises(RunbookError, match="no snapshot: a lock on the catalog"):
+                history.record_snapshot(session, folder=folder)
+        assert [path for path in folder.rglob("*") if path.is_file()] == []
+
+    def test_of_a_server_without_an_identifier_is_filed_under_the_target(self, session, monkeypatch):
+        monkeypatch.setattr(session, "server", session.server.__class__(**{**vars(session.server), "system_identifier": None}))  # fmt: skip
+        assert history.ids(session) == ("target tested", "shop")
+
+
+class TestWriters:
+    def test_two_in_the_same_second_lose_nothing(self, server, folder):
+        paths = []
+
+        def write():
+            with session_on(server.url()) as session:
+                paths.append(history.record_snapshot(session, at=MONDAY, folder=folder))
+
+        threads = [threading.Thread(target=write) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        with session_on(server.url()) as session:
+            taken, warnings = history.snapshots(session, folder=folder)
+        assert sorted(paths) == sorted(snapshot.path for snapshot in taken)
+        assert len(set(paths)) == 3
+        assert warnings == []
+
+    def test_one_that_is_killed_leaves_the_next_run_clean(self, server, session, folder):
+        script = (
+            "import os, signal\n"
+            "from pgrunbooks import history\n"
+            "from pgrunbooks.session import open_session\n"
+            "from pgrunbooks.targets import Target\n"
+            "history.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+            f"history.record_snapshot(open_session(Target(name='t', dsn={server.url()!r})),\n"
+            f"    folder=history.Path({str(folder)!r}))\n"
+        )
+        killed = subprocess.run([sys.executable, "-c", script], check=False, timeout=60)
+        (left,) = [path for path in folder.rglob("*") if path.is_file()]
+        assert killed.returncode == -signal.SIGKILL
+        assert history.snapshots(session, folder=folder) == ([], [])
+        os.utime(left, (0, 0))
+        path = history.record_snapshot(session, folder=folder)
+        assert [it for it in folder.rglob("*") if it.is_file()] == [path]
+
+    def test_the_unfinished_file_of_another_that_still_writes_is_left_alone(self, session, folder):
+        path = history.record_snapshot(session, at=MONDAY, folder=folder)
+        other = path.with_name(".20261102T060000Z-12345678.partial")
+        other.touch()
+        history.record_snapshot(session, at=MONDAY + DAY, folder=folder)
+        assert other.exists()
+
+
+class TestADamagedOrForeignFile:
+    def test_is_named_and_left_aside(self, session, folder):
+        path = history.record_snapshot(session, at=MONDAY, folder=folder)
+        content = path.read_bytes()
+        path.with_name("cut.parquet").write_bytes(content[: len(content) // 2])
+        path.with_name("empty.parquet").touch()
+        path.with_name("folder.parquet").mkdir()
+        parquet.write_table(pyarrow.table({"a": [1]}), path.with_name("strange.parquet"))
+        for name, change in (
+            ("newer", {b"pgrunbooks.schema_version": b"99"}),
+            ("other", {b"pgrunbooks.database": b"x"}),
+        ):
+            with path.open("rb") as file:
+                table = parquet.read_table(file)
+            metadata = {**table.schema.metadata, **change}
+            parquet.write_table(table.replace_schema_metadata(metadata), path.with_name(f"{name}.parquet"))
+        taken, warnings = history.snapshots(session, folder=folder)
+        assert taken == [(MONDAY, path)]
+        reasons = [warning.removeprefix(f"{path.parent}/") for warning in warnings]
+        assert reasons == [
+            "cut.parquet: left aside: damaged, or not a Parquet file",
+            "empty.parquet: left aside: damaged, or not a Parquet file",
+            "folder.parquet: left aside: Is a directory",
+            "newer.parquet: left aside: written by a newer pgrunbooks",
+            "other.parquet: left aside: a snapshot of another database",
+            "strange.parquet: left aside: a Parquet file, but not a snapshot of pgrunbooks",
+        ]
+
+    def test_that_is_damaged_inside_is_left_aside_when_it_is_read(self, own, folder, caplog):
+        owner, session = own
+        paths = []
+        for day in range(3):
+            paths.append(history.record_snapshot(session, at=MONDAY + day * DAY, folder=folder))
+            visit(owner, 1000)
+        content = bytearray(paths[0].read_bytes())
+        footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+        content[4:footer] = b"\xff" * (footer - 4)
+        paths[0].write_bytes(content)
+        taken, warnings = history.snapshots(session, folder=folder)
+        assert (len(taken), warnings) == (3, [])
+        grown = {row["relation"]: row for row in history.growth(taken)}
+        assert grown["public.visits"]["first_bytes"] > 16384
+        assert len(history.database_sizes(taken)) == 2
+        assert str(paths[0]) in caplog.text
+
+
+class TestGrowth:
+    def test_is_the_difference_of_two_real_snapshots(self, own, folder):
+        owner, session = own
+        history.record_snapshot(session, at=MONDAY, folder=folder)
+        before = owner.execute("select pg_total_relation_size('visits')").fetchone()[0]
+        visit(owner, 20_000)
+        history.record_snapshot(session, at=MONDAY + 4 * DAY, folder=folder)
+        after = owner.execute("select pg_total_relation_size('visits')").fetchone()[0]
+        taken, _ = history.snapshots(session, folder=folder)
+        row = history.growth(taken)[0]
+        assert row["relation"] == "public.visits"
+        assert (row["first_bytes"], row["previous_bytes"], row["last_bytes"]) == (before, before, after)
+        assert row["grown_bytes"] == after - before > 10_000_000
+        assert row["daily_bytes"] == pytest.approx((after - before) / 4)
+        assert next(it["relation"] for it in history.growers(taken)) == "public.visits"
+
+    def test_sees_what_appeared_and_what_was_dropped(self, own, folder):
+        owner, session = own
+        owner.execute("create table old (a int primary key)")
+        history.record_snapshot(session, at=MONDAY, folder=folder)
+        owner.execute("drop table old; create table new (a int primary key)")
+        history.record_snapshot(session, at=MONDAY + DAY, folder=folder)
+        rows = {row["relation"]: row for row in history.growth(history.snapshots(session, folder=folder)[0])}
+        new, old = rows["public.new"], rows["public.old"]
+        assert (new["first_bytes"], new["last_bytes"], new["grown_bytes"]) == (None, 8192, 8192)
+        assert (old["first_bytes"], old["last_bytes"], old["grown_bytes"]) == (8192, None, -8192)
+
+    def test_counts_partitions_for_their_root_unless_told_not_to(self, own, folder):
+        owner, session = own
+        owner.execute("create table log (a int) partition by list (a); create table log_1 partition of log for values in (1)")  # fmt: skip
+        history.record_snapshot(session, at=MONDAY, folder=folder)
+        owner.execute("create table log_2 partition of log for values in (2); insert into log select 2 from generate_series(1, 1000)")  # fmt: skip
+        history.record_snapshot(session, at=MONDAY + DAY, folder=folder)
+        taken, _ = history.snapshots(session, folder=folder)
+        rolled = {row["relation"]: row for row in history.growth(taken)}
+        single = {row["relation"]: row for row in history.growth(taken, roll_up=False)}
+        assert "public.log_2" not in rolled
+        assert rolled["public.log"]["partitions"] == 2
+        assert rolled["public.log"]["grown_bytes"] == single["public.log_2"]["grown_bytes"] > 0
+
+    def test_of_less_than_an_hour_has_no_rate_and_no_previous(self, own, folder):
+        owner, session = own
+        history.record_snapshot(session, at=MONDAY, folder=folder)
+        visit(owner, 1000)
+        history.record_snapshot(session, at=MONDAY + HOUR / 2, folder=folder)
+        row = history.growth(history.snapshots(session, folder=folder)[0])[0]
+        assert row["grown_bytes"] > 0
+        assert (row["daily_bytes"], row["previous_bytes"]) == (None, None)
+
+    def test_says_which_sizes_were_estimated(self, own, folder):
+        owner, session = own
+        history.record_snapshot(session, at=MONDAY, folder=folder)
+        with owner.transaction():
+            owner.execute("lock table visits in access exclusive mode")
+            history.record_snapshot(session, at=MONDAY + DAY, folder=folder)
+        rows = history.growth(history.snapshots(session, folder=folder)[0])
+        assert [row["relation"] for row in rows if row["estimated"]] == ["public.visits"]
+
+    @pytest.mark.parametrize("count", [0, 1])
+    def test_is_never_invented_where_there_is_no_past(self, own, folder, count):
+        _, session = own
+        for _ in range(count):
+            history.record_snapshot(session, at=MONDAY, folder=folder)
+        taken, warnings = history.snapshots(session, folder=folder)
+        assert (len(taken), warnings) == (count, [])
+        assert history.growth(taken) == history.growers(taken) == []
+        assert history.previous(session, folder=folder, now=MONDAY) is None
+        axes = plots.growth_lines(history.database_sizes(taken))
+        assert axes.get_title(loc="left").endswith("growth shows from the second on")
+        plt.close(axes.figure)
+
+    def test_is_told_in_a_sentence_and_a_picture(self, own, folder):
+        owner, session = own
+        assert history.summary([]) == "No snapshot so far."
+        history.record_snapshot(session, at=MONDAY, folder=folder)
+        assert history.summary(history.snapshots(session, folder=folder)[0]).startswith(
+            "1 snapshot so far: growth shows"
+        )
+        visit(owner, 20_000)
+        history.record_snapshot(session, at=MONDAY + 4 * DAY, folder=folder)
+        taken, _ = history.snapshots(session, folder=folder)
+        said = history.summary(taken, ["x.parquet: left aside: damaged"]).splitlines()
+        assert said[0] == "2 snapshots since 2026-11-02 06:00 UTC (4 d)."
+        assert re.fullmatch(r"The database grew by 1\d(\.\d)? MB, [23](\.\d)? MB a day\.", said[1])
+        assert said[2:] == [f"The history lies in {taken[0].path.parent}", "x.parquet: left aside: damaged"]
+        axes = plots.growth_lines(history.database_sizes(taken))
+        assert axes.get_title(loc="left").startswith("The database grew by 1")
+        plt.close(axes.figure)
+
+
+class TestPrevious:
+    def test_is_the_newest_that_is_an_hour_old(self, own, folder):
+        _, session = own
+        paths = [history.record_snapshot(session, at=MONDAY + hour * HOUR, folder=folder) for hour in (0, 1, 2)]
+        found = [history.previous(session, now=MONDAY + hour * HOUR, folder=folder) for hour in (0.5, 1, 2.5)]
+        assert [it and it.path for it in found] == [None, *paths[:2]]
+
+    def test_is_none_once_the_counters_were_reset(self, own, folder):
+        owner, session = own
+        history.record_snapshot(session, at=MONDAY, folder=folder)
+        owner.execute("select pg_stat_reset()")
+        assert history.previous(session, now=MONDAY + DAY, folder=folder) is None
+
+    def test_is_none_once_the_counters_fell_without_a_word(self, newest, folder):
+        """As after a crash; a database made anew under the same name has no word of it either."""
+
+        def asked_before(statements):
+            with newest.connect("postgres") as connection:
+                connection.execute("create database made_anew")
+            try:
+                with session_on(newest.url("made_anew")) as session:
+                    for _ in range(statements):
+                        session.rows("select pg_stat_force_next_flush()")
+                    if statements:
+                        history.record_snapshot(session, at=MONDAY, folder=folder)
+                    return history.previous(session, now=MONDAY + DAY, folder=folder)
+            finally:
+                with newest.connect("postgres") as connection:
+                    connection.execute("drop database made_anew with (force)")
+
+        assert asked_before(statements=50) is not None
+        assert asked_before(statements=0) is None
+
+
+def test_the_folder_is_the_users_own_unless_named(monkeypatch, tmp_path):
+    monkeypatch.delenv("PGRUNBOOKS_HISTORY", raising=False)
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert history.history_folder() == tmp_path / ".local" / "share" / "pgrunbooks" / "history"
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    assert history.history_folder() == tmp_path / "data" / "pgrunbooks" / "history"
+    monkeypatch.setenv("PGRUNBOOKS_HISTORY", str(tmp_path / "named"))
+    assert history.history_folder() == tmp_path / "named"
+
+
+def test_the_command_prints_where_the_snapshot_is(folder, monkeypatch):
+    monkeypatch.setenv("PGRUNBOOKS_HISTORY", str(folder))
+    answer = CliRunner().invoke(main, ["snapshot", "--target", "sandbox"], catch_exceptions=False)
+    path = history.Path(answer.output.strip())
+    assert path.is_relative_to(folder)
+    assert {row["name"] for row in history.read_rows(path, "database")} == {"shop"}
