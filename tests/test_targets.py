@@ -1,4 +1,5 @@
 import datetime
+import re
 
 import pytest
 
@@ -99,6 +100,44 @@ def test_a_dsn_that_cannot_be_parsed_is_not_echoed(dsn, write):
     message = refused()
     assert "targets.prod.dsn" in message
     assert "s3cret" not in message
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://u:s3/cret@host/db",
+        "postgresql://u:12/s3cret@host/db",
+        "postgres://u:12/34/s3cret@host/db?sslmode=require",
+        "postgresql://u:pa@s3cret@host/db",
+        "postgresql://u:pa@ss/s3cret@host/db",
+        "postgresql://u@host:s3cret/db",
+        "host=h port=s3cret",
+        "host=h port=5432,70000",
+    ],
+)
+@pytest.mark.parametrize("key", ["dsn", "pooler"])
+def test_a_password_that_is_not_percent_encoded_is_refused_and_not_echoed(dsn, key, write):
+    other = "" if key == "dsn" else "dsn: host=h, "
+    write(f'targets: {{prod: {{{other}{key}: "{dsn}"}}}}')
+    message = refused()
+    assert f"targets.prod.{key}: its host, port or database cannot be one" in message
+    assert "%40" in message
+    assert not {"s3", "cret", "34", "ss"} & set(re.findall(r"\w+", message))
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql:///shop?host=/var/run/postgresql&password=a@b/c",
+        "postgresql://u:12%2F34%40x@a:5432,b/my%40shop",
+        "postgresql://%2Fvar%2Frun%2Fpostgresql/shop",
+        "host=@abstract port=5432 password='postgresql://a/b@c'",
+        "host=a,b port=5432, dbname=my@shop",
+    ],
+)
+def test_an_at_sign_where_it_may_stand_is_no_mistake(dsn, write):
+    write(f'targets: {{prod: {{dsn: "{dsn}"}}}}')
+    assert load_target("prod").dsn == dsn
 
 
 def test_the_file_is_found_from_the_current_directory_upwards(write, tmp_path, monkeypatch):

@@ -74,7 +74,10 @@ class Changes:
 
 
 def changes(document: Document, earlier: Iterable[Document]) -> Changes:
-    """Compare a run with the last one that asked the same checks; nothing is new without one. Info counts for nothing."""
+    """Compare a run with the last one that asked the same checks; without one nothing is new.
+
+    ``earlier`` are the documents of the target's runs before, newest first. Info counts for nothing.
+    """
     before, _ = _last_asked(document, earlier)
     now = {finding["id"] for finding in document["findings"]}
     known = {id for findings in before.values() for id in findings}

@@ -152,13 +152,15 @@ class Outcome:
 class Context:
     """What a judge may know beyond its rows.
 
-    ``outcomes`` are those of the checks asked before; ``standbys`` holds, by name, the rows of the same query on
-    each standby that the target names, or None where that standby could not be asked.
+    ``outcomes`` are those of the checks asked before. ``since`` is the database's row of the newest snapshot in the
+    history whose counters were not reset since, with its age as ``age_s``, or None. ``standbys`` holds, by name, the
+    rows of the same query on each standby that the target names, or None where that standby could not be asked.
     """
 
     server: Server
     target: Target
     outcomes: Sequence[Outcome] = ()
+    since: Mapping[str, Any] | None = None
     standbys: Mapping[str, Rows | None] = field(default_factory=dict)
 
 
@@ -175,11 +177,12 @@ class Check:
     """One question: its SQL by lowest major version, its judge, and what it needs to be asked at all.
 
     ``causes`` names, among the other findings of a run, those that explain a finding of this check. The rest says
-    when it can be asked: ``sees_sessions`` reads other roles' sessions (needs pg_read_all_stats), ``primary_only``
-    means nothing on a standby, ``extension`` must be installed in the database, ``uses_counters`` judges by
-    statistics that a reset empties, ``asks_standbys`` wants the same query's rows from the standbys of the target,
-    ``asks_pooler`` sends the query to the admin console of the target's PgBouncer instead of the server, ``samples``
-    asks it that often, ``sample_every_s`` seconds apart, and numbers the rows in a column ``sample`` from 0.
+    when and how it can be asked: ``sees_sessions`` reads other roles' sessions (needs pg_read_all_stats),
+    ``primary_only`` means nothing on a standby, ``extension`` must be installed in the database, ``uses_counters``
+    judges by statistics that a reset empties, ``since_snapshot`` compares them with the history, ``asks_standbys``
+    wants the same query's rows from the standbys of the target, ``asks_pooler`` sends the query to the admin console
+    of the target's PgBouncer instead of the server, ``samples`` asks it that often, ``sample_every_s`` seconds apart,
+    and numbers the rows in a column ``sample`` from 0.
     """
 
     code: str
@@ -194,6 +197,7 @@ class Check:
     uses_counters: bool = False
     asks_standbys: bool = False
     asks_pooler: bool = False
+    since_snapshot: bool = False
     samples: int = 1
     sample_every_s: float = 0.05
 

@@ -1,4 +1,4 @@
-"""The demo: one real incident in the sandbox, the runbooks run inside it and after it, and the page that tells of it."""
+"""The demo: one real incident in the sandbox, the runbooks inside it and after it, and the page that tells of it."""
 
 from __future__ import annotations
 

@@ -228,7 +228,7 @@ def _facts(document: Document) -> list[tuple[str, str]]:
 
 def _remedy_notes(remedy: Mapping[str, Any]) -> list[str]:
     notes = ["no risk" if remedy["risk"] == "none" else f"{remedy['risk']} risk"]
-    return notes + [f"{key}: {_line(remedy[key])}" for key in ("locks", "undo") if remedy.get(key)]
+    return notes + ([f"locks: {_line(remedy['locks'])}"] if remedy.get("locks") else [])
 
 
 # ---- the rows of the evidence ------------------------------------------------------------------------------------
@@ -393,6 +393,8 @@ def terminal(document: Document, console: Console, *, owner: str | None = None) 
             say(f"{remedy['title']} ({', '.join(_remedy_notes(remedy))})", indent + 2)
             if remedy.get("sql"):
                 put(Text(f"\n{printable(remedy['sql'])}"))
+            if remedy.get("undo"):
+                say(f"undo: {remedy['undo']}", indent + 2, "dim")
         if further := [remedy["title"] for remedy in finding["remedies"][1:]]:
             say(f"further: {'; '.join(further)}", indent + 2, "dim")
 

@@ -11,13 +11,11 @@ import contextlib
 import datetime
 import logging
 import os
-import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
-from urllib.parse import quote
+from typing import Any, NamedTuple
 
 import duckdb
 import psycopg
@@ -27,6 +25,8 @@ from pyarrow import compute, parquet
 from pgrunbooks.check import Skip
 from pgrunbooks.display import duration, size, when
 from pgrunbooks.errors import ConfigurationError, RunbookError
+from pgrunbooks.filing import Ids, history_folder, ids
+from pgrunbooks.filing import place as filed
 from pgrunbooks.session import Session, refused
 from pgrunbooks.sizes import inventory_pages, pages, unblocked
 from pgrunbooks.verdict import utc_now
@@ -39,7 +39,6 @@ _LOG = logging.getLogger(__name__)
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _DAMAGE = (pyarrow.ArrowException, OSError, ValueError)
 
-Ids: TypeAlias = tuple[str, str]
 
 _TEXT, _INT, _BOOL, _TIME = pyarrow.string(), pyarrow.int64(), pyarrow.bool_(), pyarrow.timestamp("us", "UTC")
 _RELATION = {
@@ -130,15 +129,6 @@ class Snapshot(NamedTuple):
     path: Path
 
 
-def history_folder() -> Path:
-    """Return the folder of the history: $PGRUNBOOKS_HISTORY, else below the user's data folder."""
-    named = os.environ.get("PGRUNBOOKS_HISTORY")
-    if named:
-        return Path(named).expanduser().absolute()
-    share = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(share) / "pgrunbooks" / "history"
-
-
 # ---- writing ---------------------------------------------------------------------------------------------------
 
 
@@ -150,7 +140,7 @@ def record_snapshot(session: Session, *, at: datetime.datetime | None = None, fo
     """
     at = (at or utc_now()).astimezone(datetime.UTC)
     identifier, database = ids(session)
-    place = _place(folder or history_folder(), identifier, database)
+    place = filed(folder or history_folder(), (identifier, database))
     stamp = at.strftime(_STAMP)
     metadata = {
         "pgrunbooks.schema_version": str(SCHEMA_VERSION),
@@ -179,22 +169,6 @@ def record_snapshot(session: Session, *, at: datetime.datetime | None = None, fo
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ConfigurationError(f"{place}: no history can be written: {reason}; set PGRUNBOOKS_HISTORY") from None
-
-
-def ids(session: Session) -> Ids:
-    """Return what a session's snapshots are filed under: its server's system identifier, and its database.
-
-    A managed service may keep the identifier to itself; then the target's name stands for it.
-    """
-    server = session.server
-    return server.system_identifier or f"target {session.target.name}", server.database
-
-
-def _place(folder: Path, identifier: str, database: str) -> Path:
-    def safe(name: str) -> str:
-        return re.sub(r"^\.", "%2E", quote(name, safe=" "))
-
-    return folder / safe(identifier) / safe(database)
 
 
 def _clear(place: Path) -> None:
@@ -253,7 +227,7 @@ def snapshots(whose: Session | Ids, *, folder: Path | None = None) -> tuple[list
     """
     identifier, database = ids(whose) if isinstance(whose, Session) else whose
     found, warnings = [], []
-    for path in sorted(_place(folder or history_folder(), identifier, database).glob("*.parquet")):
+    for path in sorted(filed(folder or history_folder(), (identifier, database)).glob("*.parquet")):
         if path.name.startswith("."):
             continue
         try:
@@ -331,6 +305,15 @@ def previous(
     return None
 
 
+def database_since(session: Session) -> dict[str, Any] | None:
+    """Return the database's row of the snapshot that ``previous`` returns, with its age as ``age_s``; None without."""
+    snapshot = previous(session)
+    if snapshot is None:
+        return None
+    (row,) = read_rows(snapshot, "database")
+    return {**row, "age_s": (utc_now() - snapshot.at).total_seconds()}
+
+
 # ---- asking many files at once -----------------------------------------------------------------------------------
 
 _GROWTH = """
@@ -389,13 +372,12 @@ def database_sizes(taken: Sequence[Snapshot]) -> list[dict[str, Any]]:
 
 
 def summary(taken: Sequence[Snapshot], left_aside: Sequence[str] = ()) -> str:
-    """Return in a few lines where the history lies, what it holds, and how the database grew; nothing is guessed."""
+    """Return in a few lines what the history holds, and how the database grew; nothing is guessed."""
     if not taken:
         return "\n".join(["No snapshot so far.", *left_aside])
-    where = [f"The history lies in {taken[-1].path.parent}", *left_aside]
     known = database_sizes(taken)
     if len(known) < 2:
-        return "\n".join(["1 snapshot so far: growth shows from the second on.", *where])
+        return "\n".join(["1 snapshot so far: growth shows from the second on.", *left_aside])
     first, last = known[0], known[-1]
     span_s = (last["taken_at"] - first["taken_at"]).total_seconds()
     grown = last["database_bytes"] - first["database_bytes"]
@@ -404,7 +386,7 @@ def summary(taken: Sequence[Snapshot], left_aside: Sequence[str] = ()) -> str:
         [
             f"{len(taken)} snapshots since {when(first['taken_at'].isoformat())} ({duration(span_s)}).",
             f"The database {'shrank' if grown < 0 else 'grew'} by {size(abs(grown))}{rate}.",
-            *where,
+            *left_aside,
         ]
     )
 

@@ -96,7 +96,7 @@ def diagnose(runbook: Runbook) -> Verdict:
 
 
 def outcomes_table(verdict: Verdict) -> pandas.DataFrame:
-    """Return how the checks ended; columns: area, outcome, checks (their codes), reason (None where it was asked)."""
+    """Return how the checks ended; columns: area, outcome, checks (their codes), reason (missing where asked)."""
     import pandas
 
     rules = catalogue()
@@ -122,8 +122,8 @@ def evidence_table(verdict: Verdict, code: str) -> pandas.DataFrame:
 def removable_indexes(verdict: Verdict) -> pandas.DataFrame:
     """Return the indexes that a finding says can go, the largest first, each once.
 
-    Columns: index, because ('duplicate', 'covered', 'unused', 'invalid'), size_bytes (an estimate), scans, stays (the
-    index that does its work, or None), its_scans, definition (from the table's name on).
+    Columns: index, because ('duplicate', 'covered', 'unused', 'invalid'), size_bytes (an estimate), scans,
+    staying_index (that does its work; missing where there is none), its_scans, definition (from the table's name on).
     """
     import pandas
 
@@ -140,16 +140,16 @@ def removable_indexes(verdict: Verdict) -> pandas.DataFrame:
                 "because": [],
                 "size_bytes": own["size_bytes"],
                 "scans": own["scans"],
-                "stays": None,
+                "staying_index": None,
                 "its_scans": None,
                 "definition": own["definition"].partition(f"{name_of(own)} ON ")[2],
             },
         )
         row["because"].append(_REMOVABLE[finding.code])
         if other:
-            row |= {"stays": other["index"], "its_scans": other["scans"]}
+            row |= {"staying_index": other["index"], "its_scans": other["scans"]}
     rows = sorted(found.values(), key=lambda row: (-row["size_bytes"], row["index"]))
-    columns = ["index", "because", "size_bytes", "scans", "stays", "its_scans", "definition"]
+    columns = ["index", "because", "size_bytes", "scans", "staying_index", "its_scans", "definition"]
     return pandas.DataFrame([{**row, "because": ", ".join(row["because"])} for row in rows], columns=columns)
 
 

@@ -9,6 +9,7 @@ from nbclient import NotebookClient
 
 from pgrunbooks.check import registry
 from pgrunbooks.record import shipped
+from pgrunbooks.sample_data import run_workload
 from pgrunbooks.sandbox import temporary_sandbox
 
 _VOLATILE = ("language_info", "widgets")
@@ -18,6 +19,7 @@ def main() -> None:
     """Execute each notebook in a fresh kernel against a fresh sandbox, as nbval does, and keep what it shows."""
     (shipped("runbooks").parent / "docs" / "checks.md").write_text(checks_page(), encoding="utf-8")
     with temporary_sandbox() as sandbox:
+        run_workload(sandbox.url(), calls=2000, clients=1)  # so that the pages show a shop at work
         os.environ["PGRUNBOOKS_SANDBOX"] = str(sandbox.directory)  # the kernels inherit it
         os.environ["PGRUNBOOKS_HISTORY"] = str(sandbox.directory / "history")
         for folder in ("runbooks", "notebooks"):

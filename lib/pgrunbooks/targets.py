@@ -212,12 +212,22 @@ def _expand(text: str, where: str) -> str:
 
 
 def _check_conninfo(text: str, where: str) -> None:
+    """Refuse what leads nowhere; not shown, since libpq takes a piece of a password for a host, port or database."""
     try:
-        conninfo_to_dict(text)
+        known = conninfo_to_dict(text)
     except psycopg.ProgrammingError:  # its message quotes the whole string, password included
         raise ConfigurationError(
             f"{where}: is not a libpq connection string or URI (not shown: it may hold a password)"
         ) from None
+    hosts, ports = (str(known.get(name) or "").split(",") for name in ("host", "port"))
+    path = text.partition("/")[2].partition("/")[2].partition("/")[2].partition("?")[0]
+    is_cut = text.startswith(("postgresql://", "postgres://")) and "@" in path
+    is_port = all(not port or (port.isdecimal() and 0 < int(port) < 65536) for port in ports)
+    if is_cut or not is_port or any("@" in host[1:] for host in hosts):
+        raise ConfigurationError(
+            f"{where}: its host, port or database cannot be one (not shown: it may be a piece of the password); in a "
+            "URI each @ : / ? # of a password is written %40 %3A %2F %3F %23"
+        )
 
 
 def _validate(model: type[M], content: object, where: str) -> M:

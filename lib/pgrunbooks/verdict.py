@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import psycopg
 
+from pgrunbooks import filing
 from pgrunbooks.check import Check, Context, Finding, Outcome, Remedy, Rows, Severity, Skip, registry
 from pgrunbooks.display import card, plain
 from pgrunbooks.errors import ConfigurationError, ConnectionLostError, RunbookError
@@ -242,6 +243,7 @@ class _Run:
         self.rows: dict[str, Rows] = {}
         self.lost: str | None = None
         self._measured: dict[str, Rows] = {}
+        self._snapshot: Mapping[str, Any] | None = None
 
     def ask(self, check: Check) -> None:
         """Ask one check; note its findings and how it ended."""
@@ -273,7 +275,8 @@ class _Run:
             self._measured[sql] = [_masked(row, self.show_literals) for row in self._measure(check, sql)]
         self.rows[check.code] = self._measured[sql]
         standbys = self._standbys(sql) if check.asks_standbys else {}
-        context = Context(self.session.server, self.session.target, tuple(self.outcomes), standbys)
+        since = self._since() if check.since_snapshot else None
+        context = Context(self.session.server, self.session.target, tuple(self.outcomes), since, standbys)
         return check.judge(self.rows[check.code], self.session.target.limits(check.code), context)
 
     def _measure(self, check: Check, sql: str) -> Iterator[Mapping[str, Any]]:
@@ -286,6 +289,15 @@ class _Run:
                 if sample:
                     time.sleep(check.sample_every_s)
                 yield from ({**row, "sample": sample} for row in self.session.rows(sql))
+
+    def _since(self) -> Mapping[str, Any] | None:
+        if self._snapshot is None:
+            self._snapshot = {}
+            if filing.place(filing.history_folder(), filing.ids(self.session)).exists():
+                from pgrunbooks import history  # half a second of Parquet, for those who keep a history
+
+                self._snapshot = history.database_since(self.session) or {}
+        return self._snapshot or None
 
     def _standbys(self, sql: str) -> dict[str, Rows | None]:
         answers: dict[str, Rows | None] = {}

@@ -19,6 +19,7 @@ def fault(sandbox: Sandbox) -> Iterator[Incident]:
             " select pg_catalog.gen_random_uuid(), 'page_view', '/', now() + interval '30 years'"
             " from pg_catalog.generate_series(1, 500)"
         )
+        stage.watcher.execute("select pg_stat_force_next_flush()")
         stage.wait_until(f"select pg_stat_get_live_tuples('{TABLE}'::regclass) > 0")
         yield Incident("partition", TABLE, "warning")
 

@@ -79,7 +79,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class TargetRuns:
-    """One target of the overview: the worst of the newest run of each runbook, these runs, what they found, all runs."""
+    """One target of the overview: its worst status, the newest run of each runbook, what these found, all runs."""
 
     name: str
     status: str

@@ -1,4 +1,5 @@
 import pytest
+
 from conftest import diagnose
 from pgrunbooks.check import Skip, catalogue
 from pgrunbooks.checks.growth.integer_key_exhaustion import judge
@@ -216,11 +217,11 @@ def test_odd_names_are_named_and_the_remedy_runs(server, build, odd):
     schema, long = odd
     build(
         f"create schema {schema}",
-        f'create table {schema}.{long} ("I""d \'%s\' \\" integer primary key, "of" smallint unique)',
+        f'create table {schema}.{long} ("I""d \'%s\' \\" integer primary key, "select" smallint unique)',
         f"insert into {schema}.{long} values (2000000000, 32767)",
     )
     findings = found(server)
-    assert set(findings) == {f'{schema}.{long} ("I""d \'%s\' \\")', f'{schema}.{long} ("of")'}
+    assert set(findings) == {f'{schema}.{long} ("I""d \'%s\' \\")', f'{schema}.{long} ("select")'}
     for finding in findings.values():
         build(finding.remedies[0].sql)
     assert found(server) == {}

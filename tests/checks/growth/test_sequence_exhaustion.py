@@ -1,4 +1,5 @@
 import pytest
+
 from conftest import diagnose
 from pgrunbooks.check import Finding, Skip, catalogue
 from pgrunbooks.checks.growth.sequence_exhaustion import judge
@@ -90,7 +91,9 @@ def test_a_descending_sequence_ends_with_its_column(context):
     assert severities([row], context) == ["critical"]
 
 
-@pytest.mark.parametrize(("last", "severity"), [(900, []), (969, []), (970, ["warning"]), (699, []), (700, ["warning"])])
+@pytest.mark.parametrize(
+    ("last", "severity"), [(900, []), (969, []), (970, ["warning"]), (699, []), (700, ["warning"])]
+)
 def test_counted_from_its_start_unless_it_was_set_below(last, severity, context):
     assert severities([numbers(last, start_value=900)], context) == severity
 
@@ -218,7 +221,7 @@ def test_odd_names_are_named_and_every_remedy_runs(server, build, odd):
     build(
         f"create schema {schema}",
         f'create table {schema}.{long} ("I""d %s" serial, "of" smallint generated always as identity)',
-        f'create sequence {schema}."the \'S\'" as smallint maxvalue 1000',
+        f"create sequence {schema}.\"the 'S'\" as smallint maxvalue 1000",
         f"select setval('{schema}.\"the ''S''\"', 1000)",
         "select setval(c.oid, case seqtypid::regtype when 'integer'::regtype then 2147483647 else 32767 end)"
         " from pg_class c join pg_sequence on oid = seqrelid where relname like 'xxx%'",

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from pgrunbooks.check import catalogue
@@ -62,3 +64,14 @@ def test_the_title_says_how_many_in_which_time(days, words, context):
 
 def test_no_database_is_well(context):
     assert severities([], context) == []
+
+
+@pytest.mark.parametrize(("deadlocks", "hours", "severity"), [(7, 1, []), (8, 1, ["warning"]), (8, 49, [])])
+def test_with_a_history_those_since_the_last_snapshot_count(deadlocks, hours, severity, context):
+    since = replace(context, since={"deadlocks": 7, "age_s": hours * 3600})
+    assert severities([counted(deadlocks, 40)], since) == severity
+
+
+def test_a_snapshot_of_another_database_says_nothing(context):
+    since = replace(context, since={"deadlocks": 0, "age_s": 3600})
+    assert severities([counted(39, 40, database="other")], since) == []

@@ -18,7 +18,8 @@ from pgrunbooks.checks.growth.sequence_exhaustion import LARGEST, examples, wide
 
 # ts_stat() runs a query that is given as text: so one statement can ask the index of every table, also where the
 # server was built without libxml, which query_to_xml() wants. The planner locks a table with all its indexes and
-# partitions until the query ends: a quarter of the server's lock table is the most that is taken.
+# partitions until the query ends: a quarter of the server's lock table is the most that is taken, first for the smallest
+# types and the largest tables. Joins go through the catalog's indexes, since the planner takes these sets for small.
 _KEYS = """
 with recursive locked as materialized (
     select distinct l.relation
@@ -41,15 +42,25 @@ owned as materialized (
         and d.refobjsubid > 0 and d.deptype in ('a', 'i')
 ),
 integers as materialized (
-    select c.oid as relid, a.attnum, a.attname, c.relname, c.relkind, n.oid as schema_oid, n.nspname, b.oid as type_oid
-    from pg_catalog.pg_class as c
+    select
+        c.oid as relid, a.attnum, a.attname, c.relname, c.relkind, n.oid as schema_oid, n.nspname,
+        coalesce(nullif(t.typbasetype, 0), t.oid) as type_oid, t.typlen,
+        case
+            when c.relkind = 'r' then greatest(c.reltuples, pg_catalog.pg_stat_get_tuples_inserted(c.oid))
+        end as table_rows
+    from pg_catalog.pg_attribute as a
+    join pg_catalog.pg_class as c on c.oid = a.attrelid
     join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
-    join pg_catalog.pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
     join pg_catalog.pg_type as t on t.oid = a.atttypid
-    join pg_catalog.pg_type as b on b.oid = coalesce(nullif(t.typbasetype, 0), t.oid) and b.typname in ('int2', 'int4')
-    where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence <> 't' and c.relhasindex
+    where a.attnum > 0 and not a.attisdropped and c.relkind in ('r', 'p') and not c.relispartition and c.relhasindex
         and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
-        and (c.relpersistence = 'p' or not pg_catalog.pg_is_in_recovery())
+        and c.relpersistence <> 't' and (c.relpersistence = 'p' or not pg_catalog.pg_is_in_recovery())
+        and a.atttypid = any (array(
+            select d.oid
+            from pg_catalog.pg_type as d
+            where coalesce(nullif(d.typbasetype, 0), d.oid)
+                in ('pg_catalog.int2'::regtype::oid, 'pg_catalog.int4'::regtype::oid)
+        ))
 ),
 keys as (
     select i.indrelid as relid, pg_catalog.min(k.attnum) as attnum
@@ -72,17 +83,16 @@ wanted as (
     cross join lateral rows from (
         pg_catalog.unnest(f.conkey), pg_catalog.unnest(f.confkey)
     ) as k (attnum, referenced)
-    join integers as i on i.relid = f.conrelid and i.attnum = k.attnum
+    join pg_catalog.pg_attribute as a on a.attrelid = f.conrelid and a.attnum = k.attnum
     join pg_catalog.pg_attribute as ra on ra.attrelid = f.confrelid and ra.attnum = k.referenced
     join pg_catalog.pg_class as rc on rc.oid = f.confrelid
     join pg_catalog.pg_namespace as rn on rn.oid = rc.relnamespace
-    join pg_catalog.pg_type as t on t.oid = i.type_oid
-    left join owned as o on o.relid = f.confrelid and o.attnum = k.referenced
-    where f.contype = 'f' and f.conparentid = 0 and (o.relid is null or ra.attlen > t.typlen)
+    where f.contype = 'f' and f.conparentid = 0
+        and (ra.attlen > a.attlen or (f.confrelid, k.referenced) not in (select o.relid, o.attnum from owned as o))
 ),
 columns as materialized (
     select
-        i.relid, i.attnum, i.attname, i.relname, i.relkind, i.schema_oid, i.nspname, i.type_oid,
+        i.relid, i.attnum, i.attname, i.relname, i.relkind, i.schema_oid, i.nspname, i.type_oid, i.typlen, i.table_rows,
         pg_catalog.bool_or(w.referenced is null) as is_key,
         pg_catalog.array_remove(
             pg_catalog.array_agg(distinct w.referenced order by w.referenced), null
@@ -97,48 +107,63 @@ columns as materialized (
         where x.indrelid = i.relid and x.indkey[0] = i.attnum and x.indisvalid and x.indpred is null
             and m.amname = 'btree'
     )
-    group by i.relid, i.attnum, i.attname, i.relname, i.relkind, i.schema_oid, i.nspname, i.type_oid
+    group by
+        i.relid, i.attnum, i.attname, i.relname, i.relkind, i.schema_oid, i.nspname, i.type_oid, i.typlen, i.table_rows
 ),
 family (root, member) as (
-    select distinct c.relid, c.relid
-    from columns as c
+    select c.relid, h.inhrelid
+    from (select distinct k.relid from columns as k where k.relkind = 'p') as c
+    join pg_catalog.pg_inherits as h on h.inhparent = c.relid
     union all
     select f.root, h.inhrelid
     from family as f
     join pg_catalog.pg_class as p on p.oid = f.member and p.relkind = 'p'
     join pg_catalog.pg_inherits as h on h.inhparent = f.member
 ),
-touched as (
-    select f.root, f.member as relation from family as f
-    union all
-    select f.root, i.indexrelid from family as f join pg_catalog.pg_index as i on i.indrelid = f.member
-),
-weights as materialized (
-    select t.root, pg_catalog.count(*) as locks, pg_catalog.bool_or(l.relation is not null) as is_locked
-    from touched as t
-    left join locked as l on l.relation = t.relation
-    group by t.root
+families as materialized (
+    select
+        f.root,
+        pg_catalog.count(*) as locks,
+        pg_catalog.bool_or(r.relation in (select l.relation from locked as l)) as is_locked
+    from family as f
+    cross join lateral (
+        select f.member as relation
+        union all
+        select i.indexrelid from pg_catalog.pg_index as i where i.indrelid = f.member
+    ) as r
+    group by f.root
 ),
 closed as (
     select
-        c.relid, c.attnum, w.locks,
+        c.relid, c.attnum, c.attname, c.relname, c.relkind, c.nspname, c.type_oid, c.typlen, c.table_rows,
+        c.is_key, c.referenced, o.locks + coalesce(w.locks, 0) as locks,
         case
             when not pg_catalog.has_schema_privilege(c.schema_oid, 'usage')
                 or not pg_catalog.has_column_privilege(c.relid, c.attnum, 'select') then 'privilege'
             when pg_catalog.row_security_active(c.relid) then 'row security'
-            when w.is_locked then 'locked'
+            when o.is_locked or w.is_locked then 'locked'
         end as closed
     from columns as c
-    join weights as w on w.root = c.relid
+    cross join lateral (
+        select
+            pg_catalog.count(*) as locks,
+            pg_catalog.bool_or(r.relation in (select l.relation from locked as l)) as is_locked
+        from (
+            select c.relid as relation
+            union all
+            select i.indexrelid from pg_catalog.pg_index as i where i.indrelid = c.relid
+        ) as r
+    ) as o
+    left join families as w on w.root = c.relid
 ),
 placed as materialized (
     select
-        c.relid, c.attnum,
+        c.attname, c.relname, c.relkind, c.nspname, c.type_oid, c.is_key, c.referenced,
         coalesce(
             c.closed,
             case
                 when pg_catalog.sum(c.locks) over (
-                    partition by c.closed order by c.locks, c.relid, c.attnum
+                    partition by c.closed order by c.typlen, c.table_rows desc nulls first, c.relid, c.attnum
                 ) > r.lockable then 'room'
             end
         ) as unread
@@ -146,27 +171,26 @@ placed as materialized (
     cross join room as r
 )
 select
-    pg_catalog.format('%I.%I (%I)', c.nspname, c.relname, c.attname) as column,
-    pg_catalog.format('%I.%I', c.nspname, c.relname) as table,
-    pg_catalog.quote_ident(c.attname) as column_name,
-    pg_catalog.format_type(c.type_oid, null) as column_type,
-    c.is_key,
-    c.referenced,
+    pg_catalog.format('%I.%I (%I)', p.nspname, p.relname, p.attname) as column,
+    pg_catalog.format('%I.%I', p.nspname, p.relname) as table,
+    pg_catalog.quote_ident(p.attname) as column_name,
+    pg_catalog.format_type(p.type_oid, null) as column_type,
+    p.is_key,
+    p.referenced,
     m.word::int8 as max_value,
     p.unread
 from placed as p
-join columns as c on c.relid = p.relid and c.attnum = p.attnum
 left join lateral pg_catalog.ts_stat(
     case
         when p.unread is null then pg_catalog.format(
             'select pg_catalog.array_to_tsvector(pg_catalog.array_remove(array[pg_catalog.max(%1$I)::text], null))'
             ' from %2$s %3$I.%4$I',
-            c.attname, case when c.relkind = 'p' then '' else 'only' end, c.nspname, c.relname
+            p.attname, case when p.relkind = 'p' then '' else 'only' end, p.nspname, p.relname
         )
     end
 ) as m on true
 where m.word is not null or p.unread is not null
-order by c.nspname, c.relname, c.attname
+order by p.nspname, p.relname, p.attname
 """
 SQL = {15: _KEYS}
 

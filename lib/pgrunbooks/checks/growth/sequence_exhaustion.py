@@ -6,7 +6,8 @@ are gone (from MINVALUE where a sequence was set below its START); the end is th
 owns it, whichever comes first. CYCLE is exempt, and so is a sequence that never gave out a number, RESTART included.
 
 Reading a value takes ROW EXCLUSIVE on the sequence until the query ends. One that somebody alters just now is left out
-and named, and a quarter of the server's lock table is the most that is taken, the smallest ranges first.
+and named. A quarter of the server's lock table is the most that is taken, for the smallest types and the largest tables
+first; sequences beyond that are counted as not read.
 """
 
 from collections.abc import Iterable, Sequence
@@ -37,7 +38,10 @@ room as (
 sequences as materialized (
     select
         s.seqrelid, s.seqtypid, s.seqstart, s.seqincrement, s.seqmin, s.seqmax, n.nspname, c.relname,
-        d.refobjid, a.attname, b.oid as column_type, least(st.typlen, b.typlen) as width,
+        a.attrelid, a.attname, b.oid as column_type, least(st.typlen, b.typlen) as width,
+        case
+            when o.relkind = 'r' then greatest(o.reltuples, pg_catalog.pg_stat_get_tuples_inserted(o.oid))
+        end as table_rows,
         case
             when not pg_catalog.has_sequence_privilege(c.oid, 'select, usage') then 'privilege'
             when l.relation is not null then 'locked'
@@ -49,6 +53,7 @@ sequences as materialized (
     left join pg_catalog.pg_depend as d
         on d.classid = 'pg_catalog.pg_class'::regclass and d.objid = c.oid and d.objsubid = 0
         and d.refclassid = 'pg_catalog.pg_class'::regclass and d.refobjsubid > 0 and d.deptype in ('a', 'i')
+    left join pg_catalog.pg_class as o on o.oid = d.refobjid
     left join pg_catalog.pg_attribute as a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
     left join pg_catalog.pg_type as t on t.oid = a.atttypid
     left join pg_catalog.pg_type as b
@@ -57,45 +62,44 @@ sequences as materialized (
     where not s.seqcycle and c.relpersistence <> 't' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
         and (c.relpersistence = 'p' or not pg_catalog.pg_is_in_recovery())
 ),
-placed as materialized (
+placed as (
     select
-        s.seqrelid,
-        coalesce(
-            s.closed,
-            case
-                when pg_catalog.row_number() over (
-                    partition by s.closed order by s.width, s.seqmax::numeric - s.seqmin, s.seqrelid
-                ) > r.readable then 'room'
-            end
-        ) as unread
+        s.seqrelid, s.seqtypid, s.seqstart, s.seqincrement, s.seqmin, s.seqmax, s.nspname, s.relname, s.attrelid,
+        s.attname, s.column_type, s.closed,
+        pg_catalog.row_number() over (
+            partition by s.closed order by s.width, s.table_rows desc nulls first, s.seqrelid
+        ) as place
     from sequences as s
-    cross join room as r
 ),
 numbers as materialized (
     select
-        p.seqrelid, p.unread,
-        case when p.unread is null then pg_catalog.pg_sequence_last_value(p.seqrelid) end as last_value
+        p.seqtypid, p.seqstart, p.seqincrement, p.seqmin, p.seqmax, p.nspname, p.relname, p.attrelid, p.attname,
+        p.column_type,
+        coalesce(p.closed, case when p.place > r.readable then 'room' end) as unread,
+        case
+            when p.closed is null and p.place <= r.readable then pg_catalog.pg_sequence_last_value(p.seqrelid)
+        end as last_value
     from placed as p
+    cross join room as r
 )
 select
-    pg_catalog.format('%I.%I', s.nspname, s.relname) as sequence,
-    pg_catalog.quote_ident(s.nspname) as schema,
-    pg_catalog.format_type(s.seqtypid, null) as sequence_type,
+    pg_catalog.format('%I.%I', v.nspname, v.relname) as sequence,
+    pg_catalog.quote_ident(v.nspname) as schema,
+    pg_catalog.format_type(v.seqtypid, null) as sequence_type,
     v.last_value,
-    s.seqstart as start_value,
-    s.seqincrement as increment,
-    s.seqmin as min_value,
-    s.seqmax as max_value,
+    v.seqstart as start_value,
+    v.seqincrement as increment,
+    v.seqmin as min_value,
+    v.seqmax as max_value,
     case when o.oid is not null then pg_catalog.format('%I.%I', n.nspname, o.relname) end as table,
-    pg_catalog.quote_ident(s.attname) as column,
-    pg_catalog.format_type(s.column_type, null) as column_type,
+    pg_catalog.quote_ident(v.attname) as column,
+    pg_catalog.format_type(v.column_type, null) as column_type,
     v.unread
 from numbers as v
-join sequences as s on s.seqrelid = v.seqrelid
-left join pg_catalog.pg_class as o on o.oid = coalesce(pg_catalog.pg_partition_root(s.refobjid), s.refobjid)
+left join pg_catalog.pg_class as o on o.oid = coalesce(pg_catalog.pg_partition_root(v.attrelid), v.attrelid)
 left join pg_catalog.pg_namespace as n on n.oid = o.relnamespace
 where v.last_value is not null or v.unread is not null
-order by s.nspname, s.relname
+order by v.nspname, v.relname
 """
 SQL = {15: _SEQUENCES}
 

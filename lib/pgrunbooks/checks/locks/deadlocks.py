@@ -41,27 +41,30 @@ REMEDIES = (
 )
 
 
-def a_day(row: Row) -> float:
-    """Return the deadlocks of a database a day, over the window that its counters cover."""
-    return float(row["deadlocks"] or 0) / (max(row["counters_age_s"] or 0.0, DAY_S) / DAY_S)
+def window(row: Row, context: Context) -> tuple[int, float | None]:
+    """Return how many deadlocks a database had, and in how many seconds: since the snapshot, else the counters."""
+    if context.since and row["database"] == context.server.database:
+        return row["deadlocks"] - context.since["deadlocks"], context.since["age_s"]
+    return row["deadlocks"] or 0, row["counters_age_s"]
 
 
 def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
     """Grade each database of the server by its deadlocks a day."""
     for row in rows:
-        severity = grade(a_day(row), limits)
-        if not severity or not row["deadlocks"]:
+        deadlocks, age = window(row, context)
+        a_day = deadlocks / (max(age or 0.0, DAY_S) / DAY_S)
+        severity = grade(a_day, limits)
+        if not severity or not deadlocks:
             continue
-        age = row["counters_age_s"]
-        window = f" in {duration(age)}" if age else " since its counters were reset"
-        rate = f" ({a_day(row):.3g} a day)" if age and age > DAY_S else ""
+        when = f" in {duration(age)}" if age else " since its counters were reset"
+        rate = f" ({a_day:.3g} a day)" if age and age > DAY_S else ""
         yield Finding(
             severity=severity,
             kind="database",
             name=row["database"],
-            title=f"Database {row['database']} has had {count(row['deadlocks'], 'deadlock')}{window}{rate}",
+            title=f"Database {row['database']} has had {count(deadlocks, 'deadlock')}{when}{rate}",
             impact="Each one made two clients wait for deadlock_timeout, and one of them lost its transaction.",
-            evidence=[{**row, "deadlocks_a_day": a_day(row)}],
+            evidence=[{**row, "deadlocks_a_day": a_day}],
             remedies=REMEDIES,
         )
 
@@ -73,4 +76,5 @@ check = Check(
     docs=("https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-DEADLOCKS",),
     runbook="log_analysis",
     uses_counters=True,
+    since_snapshot=True,
 )

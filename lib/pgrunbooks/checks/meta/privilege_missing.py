@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Outcome, Remedy, Rows
 from pgrunbooks.checks._sessions import Row, count
+from pgrunbooks.privileges import FILES, LEVELS, files_grant
 
 _ROLE = """
 select
@@ -24,14 +25,7 @@ order by 1
 """
 SQL = {15: _ROLE}
 
-# Which function stands behind a view: PostgreSQL asks the reader of the view for the right to execute it.
-# https://www.postgresql.org/docs/18/view-pg-hba-file-rules.html and its neighbours
-_FILES = {
-    "pg_hba_file_rules": "pg_hba_file_rules",
-    "pg_ident_file_mappings": "pg_ident_file_mappings",
-    "pg_file_settings": "pg_show_all_file_settings",
-}
-_LEVELS = {1: "sessions and statistics", 2: "the server's files", 3: "user data"}
+_LEVELS = {level.number: level for level in LEVELS}
 
 
 def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
@@ -49,7 +43,13 @@ def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
             f" {', '.join(names[:4])}{more}",
             impact="What these checks look for may be there: nobody has looked.",
             evidence=[
-                {"check": it.code, "level": level, "about": _LEVELS[level], "outcome": it.outcome, "reason": it.reason}
+                {
+                    "check": it.code,
+                    "level": level,
+                    "about": _LEVELS[level].title,
+                    "outcome": it.outcome,
+                    "reason": it.reason,
+                }
                 for level, some in levels.items()
                 for it in some
             ],
@@ -59,7 +59,7 @@ def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
 
 def _level(outcome: Outcome, row: Row) -> int:
     remedy = (outcome.remedy or "").lower()
-    if any(name in f"{remedy} {outcome.reason}" for name in _FILES):
+    if any(name in f"{remedy} {outcome.reason}" for name in FILES):
         return 2
     if re.match(r"grant (pg_monitor|pg_read_all_stats|pg_read_all_settings|pg_stat_scan_tables)\b", remedy):
         return 3 if row["has_monitor"] else 1  # it has that already: what it lacks is no statistic
@@ -71,21 +71,17 @@ def _grant(level: int, outcomes: Sequence[Outcome], row: Row) -> Remedy:
     wanted = list(dict.fromkeys(part for it in outcomes for part in re.split(r"(?<=;)\s+(?=grant )", it.remedy or "")))
     to = f" to {row['quoted_role']};"
     if level == 1:
-        wanted = [f"grant pg_monitor{to}"]
+        wanted = [_LEVELS[1].grant(row["quoted_role"])]
     elif level == 2:
         text = " ".join(f"{it.remedy} {it.reason}" for it in outcomes)
-        views = {view: function for view, function in _FILES.items() if view in text or function in text}
-        if views:
-            wanted = [
-                f"grant select on {', '.join(f'pg_catalog.{view}' for view in views)}{to}",
-                f"grant execute on function {', '.join(f'pg_catalog.{it}()' for it in views.values())}{to}",
-            ]
+        if views := [view for view, function in FILES.items() if view in text or function in text]:
+            wanted = files_grant(row["quoted_role"], views).splitlines()
     elif len(wanted) > 1 or not wanted[0].endswith(to) or "pg_monitor" in wanted[0]:
-        wanted = [f"grant pg_read_all_data{to}"]
+        wanted = [_LEVELS[3].grant(row["quoted_role"])]
     codes = ", ".join(dict.fromkeys(it.code for it in outcomes))
     undo = [f"revoke {it.removeprefix('grant ').removesuffix(to)} from {row['quoted_role']};" for it in wanted]
     return Remedy(
-        f"Level {level}, {_LEVELS[level]}, for {codes}"
+        f"Level {level}, {_LEVELS[level].title}, for {codes}"
         + (": it lets the role read every table" if "pg_read_all_data" in wanted[0] else ""),
         sql="\n".join(wanted),
         risk="low",

@@ -1,0 +1,93 @@
+"""The tables that a runbook's cells show, and how a notebook shows any table."""
+
+import datetime
+
+import pandas
+from bs4 import BeautifulSoup
+
+from pgrunbooks.check import Finding, Outcome
+from pgrunbooks.notebook import _frame_html, evidence_table, outcomes_table, removable_indexes
+from pgrunbooks.targets import Target
+from pgrunbooks.verdict import Verdict
+
+NOW = datetime.datetime(2026, 11, 22, tzinfo=datetime.UTC)
+
+
+def verdict(*findings, checks=()):
+    return Verdict("index_analysis", Target(name="t", dsn=""), None, NOW, NOW, {}, findings=findings, checks=checks)
+
+
+def index(code, name, *evidence):
+    return Finding("warning", "index", name, "", "", code=code, evidence=evidence)
+
+
+def row(name, size_bytes=8192, scans=0, on="public.t USING btree (a)"):
+    definition = f"CREATE INDEX {name.partition('.')[2]} ON {on}"
+    return {"index": name, "definition": definition, "scans": scans, "size_bytes": size_bytes}
+
+
+class TestOutcomes:
+    def test_are_grouped_by_area_outcome_and_reason(self):
+        checks = [
+            Outcome("idle-in-transaction", "skipped", 1.0, "needs pg_read_all_stats"),
+            Outcome("blocking-lock", "ok", 1.0),
+            Outcome("long-transaction", "skipped", 1.0, "needs pg_read_all_stats"),
+            Outcome("deadlocks", "found", 1.0),
+        ]
+        assert outcomes_table(verdict(checks=checks)).fillna("").values.tolist() == [
+            ["connections", "skipped", ["idle-in-transaction", "long-transaction"], "needs pg_read_all_stats"],
+            ["locks", "ok", ["blocking-lock"], ""],
+            ["locks", "found", ["deadlocks"], ""],
+        ]
+
+
+class TestRemovableIndexes:
+    def test_are_named_once_beside_what_stays_the_largest_first(self):
+        keep = row("public.keep", scans=9)
+        frame = removable_indexes(
+            verdict(
+                index("duplicate-index", "public.copy", row("public.copy", scans=2), keep),
+                index("unused-index", "public.copy", row("public.copy", scans=2)),
+                index("unused-index", 'public."a ON b"', row('public."a ON b"', size_bytes=1 << 20)),
+                index("missing-fk-index", "public.t fk"),
+            )
+        )
+        assert list(frame["index"]) == ['public."a ON b"', "public.copy"]
+        assert list(frame["because"]) == ["unused", "duplicate, unused"]
+        assert list(frame["definition"]) == ["public.t USING btree (a)"] * 2
+        assert frame.loc[1, ["staying_index", "its_scans"]].tolist() == ["public.keep", 9]
+
+    def test_are_a_table_without_rows_where_all_are_needed(self):
+        assert list(removable_indexes(verdict())["index"]) == []
+
+
+def test_the_evidence_of_a_check_is_one_table():
+    findings = [index("unused-index", name, row(name), row(name)) for name in ("public.a", "public.b")]
+    frame = evidence_table(verdict(*findings), "unused-index")
+    assert list(frame.columns[:2]) == ["severity", "index"]
+    assert len(frame) == 4
+
+
+class TestFrame:
+    def cells(self, frame):
+        soup = BeautifulSoup(_frame_html(frame), "html.parser")
+        return [[cell.get_text() for cell in line.find_all(["th", "td"])] for line in soup.find_all("tr")]
+
+    def test_is_shown_with_units_and_without_the_numbers_of_its_rows(self):
+        frame = pandas.DataFrame({"table": ["a", "b"], "heap_bytes": [8192, None], "at": [pandas.Timestamp(NOW), None]})
+        assert self.cells(frame) == [["table", "heap", "at"], ["a", "8 kB", "2026-11-22 00:00 UTC"], ["b", "–", "–"]]  # noqa: RUF001
+
+    def test_keeps_an_index_that_has_names(self):
+        frame = pandas.DataFrame({"n": [1]}, index=pandas.Index(["a"], name="table"))
+        assert self.cells(frame) == [["table", "n"], ["a", "1"]]
+
+    def test_keeps_long_texts_whole_and_tags_harmless(self):
+        assert self.cells(pandas.DataFrame({"reason": ["<b>" + "x" * 200]}))[1] == ["<b>" + "x" * 200]
+
+    def test_counts_what_it_does_not_show(self):
+        html = _frame_html(pandas.DataFrame({"n": range(250)}))
+        assert (html.count("<tr>"), "and 150 more" in html) == (101, True)
+
+    def test_says_where_it_is_empty(self):
+        assert self.cells(pandas.DataFrame({"n": []}))[1] == ["none"]
+        assert "none" in _frame_html(pandas.DataFrame())
