@@ -68,7 +68,7 @@ def test_with_no_rights_every_skip_says_what_would_help(role, tmp_path):
     verdict = judged(url)
     assert verdict.status == "ok"
     skipped = outcomes(verdict, "skipped")
-    assert "grant pg_monitor to \"the Watcher's\";" in skipped["idle-in-transaction"]
+    assert 'grant pg_monitor to "the Watcher\'s";' in skipped["idle-in-transaction"]
     assert all(skipped.values())
     assert run_troubleshooting(tmp_path, url).returncode == 0
 

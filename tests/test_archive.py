@@ -6,7 +6,14 @@ import pytest
 
 from pgrunbooks.archive import changes, note_incident, prune, records, with_first_seen, write_overview
 
-SERVER = {"version": "18.0", "version_num": 180000, "system_identifier": "1", "database": "shop", "role": "r", "in_recovery": False}
+SERVER = {
+    "version": "18.0",
+    "version_num": 180000,
+    "system_identifier": "1",
+    "database": "shop",
+    "role": "r",
+    "in_recovery": False,
+}
 
 
 def document(hour, *names, asked=("blocking-lock",), **changes):
@@ -18,7 +25,9 @@ def document(hour, *names, asked=("blocking-lock",), **changes):
         }
         for name in names
     ]  # fmt: skip
-    checks = [{"code": code, "outcome": "found" if findings else "ok", "reason": None, "duration_ms": 1} for code in asked]
+    checks = [
+        {"code": code, "outcome": "found" if findings else "ok", "reason": None, "duration_ms": 1} for code in asked
+    ]
     base = {
         "schema_version": 1, "tool_version": "0", "runbook": "troubleshooting", "target": "prod",
         "status": "warning" if names else "ok", "reason": None, "started_at": f"2026-11-01T{hour:02}:00:00+00:00",

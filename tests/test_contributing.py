@@ -29,7 +29,13 @@ def test_a_check_is_added_as_the_page_says(tmp_path):
     assert len(commands) == 4
     for command in commands:
         result = subprocess.run(
-            shlex.split(command), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=110, check=False
+            shlex.split(command),
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=110,
+            check=False,
         )
         assert result.returncode == 0, (command, result.stdout[-2000:], result.stderr[-2000:])
 

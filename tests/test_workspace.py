@@ -14,21 +14,37 @@ from pgrunbooks.targets import load_target
 from pgrunbooks.workspace import make_workspace
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = sorted(path.relative_to(ROOT) for folder in ("runbooks", "notebooks") for path in (ROOT / folder).glob("*.ipynb"))
+SHIPPED = sorted(
+    path.relative_to(ROOT) for folder in ("runbooks", "notebooks") for path in (ROOT / folder).glob("*.ipynb")
+)
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """Return the python of an environment that holds the wheel and, through a path file, what it depends on."""
     folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), str(ROOT)]
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(folder),
+        str(ROOT),
+    ]
     subprocess.run(build, check=True, capture_output=True, cwd=folder)
     (wheel,) = folder.glob("*.whl")
     subprocess.run([sys.executable, "-m", "venv", str(folder / "env")], check=True)
     python = folder / "env" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", str(wheel)], check=True, capture_output=True)
     site = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True, check=True
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.strip()
     dependencies = Path(next(path for path in sys.path if path.endswith("site-packages")))
     # A .pth file adds what pgrunbooks depends on; the editable install's own .pth files are not read from there.
@@ -89,7 +105,9 @@ def test_what_is_there_already_is_kept(tmp_path):
 def test_a_workspace_s_own_runbook_wins_over_the_shipped_one(tmp_path, monkeypatch):
     make_workspace(tmp_path)
     monkeypatch.chdir(tmp_path)
-    changed = (tmp_path / "runbooks" / "troubleshooting.ipynb").read_text().replace("What is wrong", "What on earth is wrong")
+    changed = (
+        (tmp_path / "runbooks" / "troubleshooting.ipynb").read_text().replace("What is wrong", "What on earth is wrong")
+    )
     (tmp_path / "runbooks" / "troubleshooting.ipynb").write_text(changed)
     assert runbooks()["troubleshooting"].question.startswith("What on earth")
 
