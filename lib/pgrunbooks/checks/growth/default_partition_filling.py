@@ -43,7 +43,6 @@ select
     pg_catalog.format('%I.%I', n.nspname, c.relname) as partition,
     pg_catalog.format('%I.%I', tn.nspname, t.relname) as table,
     k.columns,
-    p.partstrat = 'r' as is_range,
     d.estimated_rows,
     d.size_bytes,
     d.inserted_rows,

@@ -18,7 +18,7 @@ from pgrunbooks.checks.growth.sequence_exhaustion import LARGEST, examples, wide
 
 # ts_stat() runs a query that is given as text: so one statement can ask the index of every table, also where the
 # server was built without libxml, which query_to_xml() wants. The planner locks a table with all its indexes and
-# partitions until the query ends: a quarter of the server's lock table is the most that is taken, the smallest first
+# partitions until the query ends: a quarter of the server's lock table is the most taken, first for the smallest
 # types and the largest tables. Joins go through the catalog's indexes, since the planner takes these sets for small.
 _KEYS = """
 with recursive locked as materialized (
