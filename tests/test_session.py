@@ -72,6 +72,20 @@ def test_values_come_back_plain(session):
     }
 
 
+def test_a_role_with_other_habits_of_writing_dates_is_understood(server):
+    with server.connect() as connection:
+        connection.execute("create role german login")
+        connection.execute("alter role german set datestyle = german")
+        connection.execute("alter role german set intervalstyle = iso_8601")
+    try:
+        with open_session(Target(name="tested", dsn=server.url(user="german"))) as session:
+            (row,) = session.rows("select '2026-01-02'::date as day, '1 min'::interval as pause")
+    finally:
+        with server.connect() as connection:
+            connection.execute("drop role german")
+    assert row == {"day": "2026-01-02", "pause": 60.0}
+
+
 @pytest.fixture(scope="module")
 def listening():
     """Return a server that asks for passwords over TCP on a free port, and its port."""

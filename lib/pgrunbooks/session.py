@@ -112,7 +112,8 @@ class Session:
         lock_timeout = min(lock_timeout_s or self.target.lock_timeout, self.target.lock_timeout)
         self.connection.execute(
             f"begin read only; set local statement_timeout = {self.target.statement_timeout * 1000:.0f}; "
-            f"set local lock_timeout = {lock_timeout * 1000:.0f}"
+            f"set local lock_timeout = {lock_timeout * 1000:.0f}; set local datestyle = iso; "
+            "set local intervalstyle = postgres"
         )
 
     def end(self) -> None:
@@ -169,6 +170,8 @@ def _connect(target: Target, parameters: dict[str, Any]) -> psycopg.Connection:
         "statement_timeout": f"{target.statement_timeout * 1000:.0f}",
         "lock_timeout": f"{target.lock_timeout * 1000:.0f}",
         "idle_in_transaction_session_timeout": "60000",
+        "datestyle": "iso",  # a role may have others, which psycopg cannot read
+        "intervalstyle": "postgres",
     }
     options = " ".join([parameters.get("options") or "", *(f"-c {name}={value}" for name, value in guards.items())])
     with _refusals(target.name, parameters):
