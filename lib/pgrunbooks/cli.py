@@ -17,6 +17,7 @@ import click
 
 from pgrunbooks import units
 from pgrunbooks import verdict as verdicts
+from pgrunbooks.check import registry
 from pgrunbooks.errors import ConfigurationError, RunbookError
 
 USAGE = ConfigurationError.exit_status
@@ -139,7 +140,7 @@ def doctor(target: str, database: str | None, script: bool) -> int:
 def list_command(checks: bool) -> None:
     """List the runbooks with the question each answers and its parameters."""
     if checks:
-        for it in verdicts.checks_for():
+        for it in registry().values():
             limits = " ".join(f"{name}={default}" for name, default in it.rule.defaults.items())
             click.echo(f"{it.code:28} {it.rule.area:12} {it.rule.asks}  {limits}")
         return
@@ -359,7 +360,9 @@ def lab(arguments: tuple[str, ...]) -> int:
     """Open JupyterLab on the runbooks; ARGUMENTS go to jupyter lab."""
     from pgrunbooks.record import lab_folder
 
-    command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={lab_folder()}", *arguments]
+    quiet = ("--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate")
+    root = ("--allow-root",) if os.geteuid() == 0 else ()
+    command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={lab_folder()}", *quiet, *root, *arguments]
     try:
         return subprocess.run(command, check=False).returncode
     except KeyboardInterrupt:

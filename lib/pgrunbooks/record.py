@@ -29,7 +29,10 @@ from pgrunbooks.targets import Target, load_target, targets_file
 from pgrunbooks.verdict import not_judged, utc_now
 
 _CELL_TIMEOUT_S = 300
-_KERNEL = Config({"KernelManager": {"transport": "ipc"}})  # a socket that only its owner can read, no TCP port
+# A socket that only its owner can read instead of a TCP port; and what the kernel's own log says at its end is no news.
+_KERNEL = Config(
+    {"KernelManager": {"transport": "ipc"}, "NotebookClient": {"extra_arguments": ["--IPKernelApp.log_level=50"]}}
+)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ def default(rows, **changes):
         "partition": "a.d",
         "table": "a.t",
         "columns": "at",
-        "is_range": True,
         "estimated_rows": rows,
         "size_bytes": 8192,
         "inserted_rows": 1,

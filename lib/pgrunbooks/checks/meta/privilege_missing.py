@@ -1,11 +1,11 @@
 """What could this role not see?
 
 A check that may not read what it asks for is skipped, and a skipped check is not a good one: its fault may be there.
-One finding names the checks of this run that a grant would have answered, in full or in part, and at most one grant for
-each of three levels: pg_monitor, which shows what other sessions do; execute and select on the functions and views of
-the server's files, which pg_monitor leaves out; and select on user data, for sequences, key ranges, bloat and the
-what-if lab. A level whose checks ask for different rights gets pg_read_all_data, as long as a list would be.
-Where no check was skipped for want of a right this one says nothing, whatever the role may lack.
+One finding names the checks of this run that a grant would have answered, in full or in part, and at most one grant
+for each of three levels: pg_monitor, which shows what other sessions do; execute and select on the functions and views
+of the server's files, which pg_monitor leaves out; and select on user data, for sequences, key ranges, bloat and the
+what-if lab. Where checks ask for different rights on user data, pg_read_all_data stands for all of them. Where no
+check was skipped for want of a right this one says nothing, whatever the role may lack.
 """
 
 import re
