@@ -1,12 +1,16 @@
 """The committed notebooks: executed by nbval, the verdict's card compared."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+
+from pgrunbooks.check import registry
+from pgrunbooks.verdict import checks_for
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted([*ROOT.glob("runbooks/*.ipynb"), *ROOT.glob("notebooks/*.ipynb")])
@@ -49,3 +53,13 @@ class TestEveryNotebook:
 
     def test_names_no_folder_of_this_machine(self, path):
         assert str(ROOT) not in path.read_text()
+
+
+def test_the_table_of_complaints_names_findings_that_exist_and_are_asked():
+    cells = nbformat.read(ROOT / "runbooks" / "troubleshooting.ipynb", as_version=4).cells
+    rows = next(cell.source for cell in cells if "| complaint |" in cell.source).splitlines()[6:]
+    assert len(rows) == 8
+    names = {name for row in rows for name in re.findall(r"`([a-z-]+)`", row.split("|")[3])}
+    assert names <= set(registry())
+    elsewhere = {"sequence-exhaustion", "integer-key-exhaustion", "invalid-index"}  # the row names these runbooks
+    assert names - elsewhere <= {check.code for check in checks_for("troubleshooting")}

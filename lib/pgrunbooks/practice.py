@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,28 +83,26 @@ def _hold(code: str) -> None:
     """Make the fault, say so in the sandbox's folder, and wait for the signal that ends it."""
     sandbox = default_sandbox().start()
     drill = drills()[code]
-    with drill.fault(sandbox) as incident:
-        thresholds = {name: dict(limits) for name, limits in drill.thresholds.items()}
-        state = {
-            "code": code,
-            "kind": incident.kind,
-            "name": incident.name,
-            "process": os.getpid(),
-            "settings": {"thresholds": thresholds, **incident.settings},
-        }
-        with _said(sandbox.drill_file, json.dumps(state)):
+    try:
+        with drill.fault(sandbox) as incident:
+            thresholds = {name: dict(limits) for name, limits in drill.thresholds.items()}
+            state = {
+                "code": code,
+                "kind": incident.kind,
+                "name": incident.name,
+                "process": os.getpid(),
+                "settings": {"thresholds": thresholds, **incident.settings},
+            }
+            _say(sandbox.drill_file, json.dumps(state))
             signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    finally:  # after the healing: whoever ends a drill waits for that
+        sandbox.drill_file.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def _said(path: Path, text: str) -> Iterator[None]:
+def _say(path: Path, text: str) -> None:
     aside = path.with_suffix(".aside")
     aside.write_text(text, encoding="utf-8")
     aside.replace(path)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

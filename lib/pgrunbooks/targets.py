@@ -153,10 +153,9 @@ def load_target(name: str) -> Target:
     key = f"targets.{name}"
     if not isinstance(entry, Mapping):
         raise ConfigurationError(f"{path}: {key}: needs keys and values, got {type(entry).__name__}")
-    if name == SANDBOX and "dsn" not in entry:
-        entry = {"dsn": "", **entry}
     drill = default_sandbox().drill() if name == SANDBOX else None
-    settings = {**content["defaults"], **(drill["settings"] if drill else {}), **entry}
+    own = {"dsn": ""} if name == SANDBOX else {}
+    settings = {**content["defaults"], **own, **(drill["settings"] if drill else {}), **entry}
     for setting in ("dsn", "pooler"):
         if isinstance(settings.get(setting), str):
             settings[setting] = _expand(settings[setting], f"{path}: {key}.{setting}")

@@ -1,0 +1,1 @@
+"""Queries: what statements wait for, spill and read, and how they end."""

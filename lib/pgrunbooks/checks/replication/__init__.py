@@ -1,0 +1,1 @@
+"""Replication: standbys and subscriptions that fall behind, stand still or fail."""

@@ -1,0 +1,65 @@
+import pytest
+
+from pgrunbooks.check import catalogue
+from pgrunbooks.checks.wal.checkpoint_pressure import judge
+
+LIMITS = catalogue()["checkpoint-pressure"].limits()
+
+
+def counted(timed, requested, counters_age_s=7200.0):
+    return {
+        "timed": timed,
+        "requested": requested,
+        "max_wal_bytes": 1024**3,
+        "checkpoint_timeout_s": 300.0,
+        "counters_age_s": counters_age_s,
+    }
+
+
+def severities(rows, context):
+    return [it.severity for it in judge(rows, LIMITS, context)]
+
+
+def test_the_drill_is_found_and_healed(prove, server):
+    with server.connect() as connection:  # other tests drop databases, which takes a checkpoint each
+        counters = "checkpointer" if connection.info.server_version >= 170000 else "bgwriter"
+        connection.execute(f"select pg_stat_reset_shared('{counters}')")
+    prove("checkpoint-pressure")
+
+
+@pytest.mark.parametrize(
+    ("timed", "requested", "severity"),
+    [
+        (0, 0, []),
+        (0, 9, []),
+        (0, 10, ["info"]),
+        (5, 5, ["info"]),
+        (6, 5, []),
+        (4, 5, []),
+        (1000, 999, []),
+        (1000, 1000, ["info"]),
+        (None, None, []),
+        (None, 10, ["info"]),
+    ],
+)
+def test_as_many_requested_as_timed_is_a_hint_once_there_are_enough(timed, requested, severity, context):
+    assert severities([counted(timed, requested)], context) == severity
+
+
+def test_none_at_all_is_well_whatever_the_limit(context):
+    assert list(judge([counted(0, 0)], {"min_checkpoints": 0}, context)) == []
+
+
+@pytest.mark.parametrize(("age_s", "words"), [(7200.0, "in 2 h"), (None, "since its counters were reset")])
+def test_the_title_says_how_many_in_which_time(age_s, words, context):
+    (finding,) = judge([counted(5, 15, age_s)], LIMITS, context)
+    assert finding.title == f"15 of 20 checkpoints came before they were due, {words}"
+
+
+def test_the_change_doubles_the_setting_and_can_be_undone(context):
+    (finding,) = judge([counted(5, 15)], LIMITS, context)
+    assert ("'2048MB'" in finding.remedies[1].sql, "'1024MB'" in finding.remedies[1].undo) == (True, True)
+
+
+def test_no_row_is_well(context):
+    assert severities([], context) == []
