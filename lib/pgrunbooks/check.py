@@ -182,7 +182,7 @@ class Check:
     judges by statistics that a reset empties, ``since_snapshot`` compares them with the history, ``asks_standbys``
     wants the same query's rows from the standbys of the target, ``asks_pooler`` sends the query to the admin console
     of the target's PgBouncer instead of the server, ``samples`` asks it that often, ``sample_every_s`` seconds apart,
-    and numbers the rows in a column ``sample`` from 0.
+    until it returns nothing, and numbers the rows in a column ``sample`` from 0.
     """
 
     code: str

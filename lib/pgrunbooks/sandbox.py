@@ -92,7 +92,7 @@ class Sandbox:
 
     def running(self) -> bool:
         """Tell whether the server of this directory runs."""
-        return self._run("pg_ctl", "status", "-D", str(self.data), check=False).returncode == 0
+        return self.run("pg_ctl", "status", "-D", str(self.data), check=False).returncode == 0
 
     def start(self, *, keep: bool = False, sample: bool = True) -> Sandbox:
         """Make the directory where it is missing, start the server, and fill the shop the first time.
@@ -110,7 +110,7 @@ class Sandbox:
             if not self.running():
                 self._forget_killed_drill()
                 _own(self.socket, mode=0o700)
-                self._run(
+                self.run(
                     "pg_ctl", "start", "-w", "-t", "60", "-D", str(self.data), "-l", str(self.data / "startup.log")
                 )
                 self._post_guard()
@@ -122,7 +122,7 @@ class Sandbox:
         """Stop the server at once; the directory stays."""
         (self.directory / "keep").unlink(missing_ok=True)
         if (self.data / "postmaster.pid").exists():
-            self._run("pg_ctl", "stop", "-w", "-m", "fast", "-D", str(self.data), check=False)
+            self.run("pg_ctl", "stop", "-w", "-m", "fast", "-D", str(self.data), check=False)
         shutil.rmtree(self.socket, ignore_errors=True)
 
     def delete(self) -> None:
@@ -137,7 +137,8 @@ class Sandbox:
         """Open a writable autocommit connection as superuser: for drills and tests, never for a runbook."""
         return psycopg.connect(self.url(database), autocommit=True, **settings)  # type: ignore[arg-type]
 
-    def _run(self, name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(self, name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run one of the server's programs as the user that owns the server; raises SandboxError where it fails."""
         return _run(self.programs / name, *arguments, check=check)
 
     def _take_lease(self) -> None:
@@ -149,7 +150,7 @@ class Sandbox:
     def _initialise(self) -> None:
         shutil.rmtree(self.data, ignore_errors=True)
         _own(self.data, mode=0o700)
-        self._run(
+        self.run(
             "initdb",
             "-D",
             str(self.data),

@@ -32,7 +32,7 @@ def run(sandbox: Sandbox, program: str, *arguments: str) -> None:
 
     Raises SandboxError with the program's last line where it fails.
     """
-    sandbox._run(program, "-D", str(sandbox.data), *arguments)
+    sandbox.run(program, "-D", str(sandbox.data), *arguments)
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""Integrity: can what is stored be trusted?"""

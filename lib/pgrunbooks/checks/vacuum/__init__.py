@@ -1,0 +1,1 @@
+"""Vacuum: are dead rows removed, old rows frozen and the planner's statistics kept?"""
