@@ -43,6 +43,14 @@ def test_the_order_does_not_depend_on_the_order_of_the_findings():
     assert rank(some) == rank(some[::-1])
 
 
+@pytest.mark.parametrize(("runbook", "kept"), [("lock_analysis", "lock_analysis"), ("not_written_yet", None)])
+def test_a_finding_names_only_a_deeper_page_that_is_there(runbook, kept, server):
+    found = Finding("info", "cluster", "cluster", "t", "i")
+    check = Check("blocking-lock", {15: "select 1 as one"}, lambda *_: [found], runbook=runbook)
+    with open_session(Target("test", server.url())) as session:
+        assert [it.runbook for it in ask(session, [check], runbook="check").findings] == [kept]
+
+
 @pytest.fixture(scope="session")
 def schema():
     from pgrunbooks import record

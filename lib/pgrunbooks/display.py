@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -184,6 +185,19 @@ def _healed(finding: Finding, root: Finding) -> bool:
     return finding is not root and first == above and first not in ([], [None])
 
 
+def _deeper(document: Document, finding: Finding) -> str | None:
+    """Return the command that runs the deeper page of a finding, its parameters filled in, if there is another page."""
+    runbook, thing = finding.get("runbook"), finding["object"]
+    if not runbook or runbook == document["runbook"]:
+        return None
+    words = ["pgrunbooks", "run", runbook, "--target", document["target"]]
+    if database := document["parameters"].get("database"):
+        words += ["--database", database]
+    if runbook == "lock_analysis" and thing["kind"] == "pid":
+        words += ["-p", "pid", thing["name"]]
+    return shlex.join(words)
+
+
 def _gaps(document: Document) -> list[tuple[str, str, list[str]]]:
     """Return what was not looked at, one entry a reason: 'failed' or 'skipped', reason, codes; failed ones first."""
     groups: dict[tuple[str, str], list[str]] = {}
@@ -356,7 +370,8 @@ def _card(document: Document, owner: str | None, part: str) -> str:
         part=part, document=document, owner=owner, style=stylesheet().partition("/* pages */")[0].strip(),
         told=_grave(document), notes=_notes(document), gaps=_gaps(document), gap_count=_gap_count(document),
         server=_server(document), summary=summary(document), facts=_facts(document), codes=CODES,
-        evidence=evidence, healed=_healed, remedy_notes=_remedy_notes, when=when, count=_count, cut=cut,
+        evidence=evidence, healed=_healed, deeper=partial(_deeper, document), remedy_notes=_remedy_notes, when=when,
+        count=_count, cut=cut,
     )  # fmt: skip
 
 
@@ -397,6 +412,8 @@ def terminal(document: Document, console: Console, *, owner: str | None = None) 
                 say(f"undo: {remedy['undo']}", indent + 2, "dim")
         if further := [remedy["title"] for remedy in finding["remedies"][1:]]:
             say(f"further: {'; '.join(further)}", indent + 2, "dim")
+        if command := _deeper(document, finding):
+            put(Text(f"{' ' * (indent + 2)}deeper: {_line(command)}", "dim"))
 
     told = _grave(document)
     say(" · ".join([document["target"], *_server(document)]), word=document["status"])

@@ -29,6 +29,7 @@ _USES = {
     "not scanned, but guards a key": (INK, "none"),
     "can go": (ROOT, ROOT),
 }
+_STATES = {"in transaction": ROOT, "active": INDEX, "idle": HEAP}
 _NOT_ASKED = "This could not be asked; the verdict says why"
 _MOST_TABLES = 10
 
@@ -104,6 +105,47 @@ def _lines(forest: list[Tree]) -> Iterator[tuple[Row, str, str]]:
 
 def _name(row: Row) -> str:
     return cut(printable(f"{row['name']} {row['application'] or row['role'] or row['backend_type'] or ''}"), 34)
+
+
+def connection_slots(rows: Rows | None) -> Axes:
+    """Draw who fills the connection slots: one bar a role and application, each begins where the one above it ends.
+
+    ``rows`` are those of the check connection-saturation, None where it could not be asked. The line is the number of
+    slots that an ordinary role may take. Beyond the tenth consumer all are one bar.
+    """
+    if not rows:
+        return _nothing("No session but this one holds a slot" if rows is not None else _NOT_ASKED)
+    slots, used = rows[0]["max_connections"] - rows[0]["reserved"], rows[0]["used"]
+    holders: dict[str, Counter[str]] = {}
+    for row in rows:
+        states = holders.setdefault(f"{row['role'] or 'no role'} {row['application']}".strip(), Counter())
+        states["in transaction" if row["state"].startswith("idle in") else row["state"]] += row["sessions"]
+    bars = sorted(holders.items(), key=lambda it: (-it[1].total(), it[0]))
+    if len(rest := bars[_MOST_TABLES:]) > 1:
+        bars[_MOST_TABLES:] = [(f"{len(rest)} others", sum((states for _, states in rest), Counter()))]
+    axes = _axes(height=1.25 + 0.3 * len(bars))
+    _claim(axes, f"{used} of {count(slots, 'slot')} are taken ({used / slots:.0%})", pad=24)
+    left, right, labels = 0, 1.3 * max(slots, used), set()
+    for y, (_, states) in enumerate(bars):
+        for state in sorted(states, key=lambda it: [*_STATES, it].index(it)):
+            name = f"_{state}" if state in labels else state
+            axes.barh(y, states[state], left=left, height=0.62, color=_STATES.get(state, QUIET), alpha=0.85, label=name)
+            labels.add(state)
+            left += states[state]
+        tail = ", ".join(f"{number} {state}" for state, number in states.most_common())
+        at = {"x": left + 0.006 * right, "ha": "left"}
+        if left > 0.6 * right:
+            at = {"x": left - states.total() - 0.006 * right, "ha": "right"}
+        axes.text(y=y, s=tail, va="center", fontsize=8.5, color=INK, zorder=3, **at)
+    axes.axvline(slots, color=ROOT if used >= slots else INK, linewidth=1, linestyle="--")
+    axes.text(slots + 0.006 * right, -0.5, f"limit {slots}", va="center", fontsize=8.5, color=INK)
+    axes.set_ylim(len(bars) - 0.4, -0.8)
+    axes.set_xlim(0, right)
+    axes.set_yticks(range(len(bars)), [cut(printable(name), 34).replace("$", r"\$") for name, _ in bars])
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("connection slots, added up", color=INK, fontsize=9)
+    _legend(axes)
+    return axes
 
 
 def index_weight(rows: Rows | None, findings: Iterable[Finding] = ()) -> Axes:

@@ -7,7 +7,9 @@ import datetime
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib import metadata
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -34,6 +36,10 @@ AREAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "troubleshooting": ("connections", "locks", "vacuum", "wal", "replication", "integrity", *_QUERIES_NOW),
         "growth_report": ("growth",),
         "index_analysis": ("indexes",),
+        "lock_analysis": ("locks", "idle-in-transaction", "long-transaction", "orphaned-prepared-transaction"),
+        "connection_analysis": ("connections",),
+        "vacuum_health": ("vacuum",),
+        "replication_health": ("replication", "wal"),
     }
 )
 
@@ -286,9 +292,12 @@ class _Run:
             yield from self.session.rows(sql)
         else:
             for sample in range(check.samples):
-                if sample:
+                rows = self.session.rows(sql)
+                yield from ({**row, "sample": sample} for row in rows)
+                if not rows:
+                    break  # nothing is there that could change
+                if sample + 1 < check.samples:
                     time.sleep(check.sample_every_s)
-                yield from ({**row, "sample": sample} for row in self.session.rows(sql))
 
     def _since(self) -> Mapping[str, Any] | None:
         if self._snapshot is None:
@@ -328,8 +337,14 @@ def _sql(check: Check, session: Session) -> str | Skip:
 
 
 def _stamped(finding: Finding, check: Check) -> Finding:
-    docs = finding.docs or check.docs
-    return replace(finding, code=check.code, area=check.rule.area, docs=docs, runbook=finding.runbook or check.runbook)
+    docs, runbook = finding.docs or check.docs, finding.runbook or check.runbook
+    runbook = runbook if runbook and _is_shipped(runbook) else None
+    return replace(finding, code=check.code, area=check.rule.area, docs=docs, runbook=runbook)
+
+
+@cache
+def _is_shipped(runbook: str) -> bool:
+    return (Path(__file__).parent / "runbooks" / f"{runbook}.ipynb").is_file()
 
 
 def _masked(row: Mapping[str, Any], show_literals: bool) -> Mapping[str, Any]:
