@@ -227,6 +227,25 @@ def test_check_imports_neither_pandas_nor_matplotlib_nor_a_kernel(workspace):
     assert result.stdout.splitlines()[-1] == "[]"
 
 
+def test_a_watch_asks_again_and_ends_cleanly_with_the_last_status(workspace):
+    command = [sys.executable, "-m", "pgrunbooks", "check", "locks", "--target", "prod", "--json", "--watch", "0.2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        first, second = (json.loads(process.stdout.readline()) for _ in range(2))
+        process.send_signal(signal.SIGINT)
+        error = process.communicate(timeout=30)[1]
+    assert first["started_at"] < second["started_at"]
+    assert (process.returncode, error) == (0, "")
+
+
+def test_old_records_go_only_when_asked_to(workspace, tmp_path, newest):
+    pgrunbooks("run", "troubleshooting", "--target", "prod", "--no-html")
+    assert pgrunbooks("records", "--prune", "1d").returncode == 0
+    assert len(records(tmp_path)) == 1
+    assert pgrunbooks("records", "--prune", "1ms").stderr == "1 records removed\n"
+    assert records(tmp_path) == []
+    assert pgrunbooks("records", "--prune", "soon").returncode == 64
+
+
 def test_the_lists_name_what_there_is():
     assert "troubleshooting" in pgrunbooks("list").stdout
     assert re.search(r"blocking-lock +locks .*warning=5s", pgrunbooks("list", "--checks").stdout)
