@@ -47,7 +47,7 @@ def test_the_order_does_not_depend_on_the_order_of_the_findings():
 def test_a_finding_names_only_a_deeper_page_that_is_there(runbook, kept, server):
     found = Finding("info", "cluster", "cluster", "t", "i")
     check = Check("blocking-lock", {15: "select 1 as one"}, lambda *_: [found], runbook=runbook)
-    with open_session(Target("test", server.url())) as session:
+    with open_session(Target(name="test", dsn=server.url())) as session:
         assert [it.runbook for it in ask(session, [check], runbook="check").findings] == [kept]
 
 
