@@ -307,3 +307,16 @@ def test_importing_display_loads_nothing_slow() -> None:
         f"import sys, pgrunbooks.display; sys.exit(str({slow} & set(sys.modules)) if {slow} & set(sys.modules) else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("runbook", "kind", "more"), [
+    ("lock_analysis", "pid", " -p pid 4711"), ("vacuum_health", "pid", ""), ("lock_analysis", "cluster", "")])  # fmt: skip
+def test_the_deeper_page_is_one_command_with_its_parameters(runbook, kind, more):
+    found = {"runbook": runbook, "object": {"kind": kind, "name": "4711"}}
+    given = {"runbook": "check", "target": "prod", "parameters": {"database": "shop"}}
+    assert display._deeper(given, found) == f"pgrunbooks run {runbook} --target prod --database shop{more}"
+
+
+def test_a_page_does_not_point_at_itself():
+    found = {"runbook": "lock_analysis", "object": {"kind": "pid", "name": "4711"}}
+    assert display._deeper({"runbook": "lock_analysis", "target": "prod", "parameters": {}}, found) is None

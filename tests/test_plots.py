@@ -152,3 +152,23 @@ class TestIndexUse:
     def test_without_an_index_it_says_so(self):
         assert title(plots.index_use([])) == "No table here has an index"
         assert title(plots.index_use(None)) == "This could not be asked; the verdict says why"
+
+
+def consumer(application, state, sessions, used):
+    return {"role": "app", "application": application, "state": state, "sessions": sessions, "used": used,
+            "max_connections": 100, "reserved": 3}  # fmt: skip
+
+
+class TestConnectionSlots:
+    def test_claims_the_used_share_and_draws_the_limit(self):
+        axes = plots.connection_slots([consumer("pool", "idle", 95, 96), consumer("etl", "active", 1, 96)])
+        assert axes.get_title(loc="left") == "96 of 97 slots are taken (99%)"
+        assert "limit 97" in [it.get_text() for it in axes.texts]
+
+    def test_counts_the_consumers_beyond_the_tenth_in_one_bar(self):
+        axes = plots.connection_slots([consumer(f"a{number}", "idle", 1, 20) for number in range(20)])
+        assert [it.get_text() for it in axes.get_yticklabels()][-1] == "10 others"
+
+    @pytest.mark.parametrize(("rows", "claim"), [([], "No session but this one"), (None, "This could not be asked")])
+    def test_without_rows_it_says_why(self, rows, claim):
+        assert plots.connection_slots(rows).get_title(loc="left").startswith(claim)

@@ -133,10 +133,12 @@ def connection_slots(rows: Rows | None) -> Axes:
             labels.add(state)
             left += states[state]
         tail = ", ".join(f"{number} {state}" for state, number in states.most_common())
-        at = {"x": left + 0.006 * right, "ha": "left"}
-        if left > 0.6 * right:
-            at = {"x": left - states.total() - 0.006 * right, "ha": "right"}
-        axes.text(y=y, s=tail, va="center", fontsize=8.5, color=INK, zorder=3, **at)
+        start, gap = left - states.total(), 0.006 * right
+        at = {"x": left + gap, "ha": "left", "color": INK}
+        if left > 0.6 * right:  # no room beside it but before it, or on it where it begins early
+            at = {"x": start - gap, "ha": "right", "color": INK}
+            at |= {"x": left - gap, "color": "white"} if start < 0.3 * right else {}
+        axes.text(y=y, s=tail, va="center", fontsize=8.5, zorder=3, **at)
     axes.axvline(slots, color=ROOT if used >= slots else INK, linewidth=1, linestyle="--")
     axes.text(slots + 0.006 * right, -0.5, f"limit {slots}", va="center", fontsize=8.5, color=INK)
     axes.set_ylim(len(bars) - 0.4, -0.8)
