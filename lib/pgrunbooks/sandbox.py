@@ -110,10 +110,10 @@ class Sandbox:
             if not self.running():
                 self._forget_killed_drill()
                 _own(self.socket, mode=0o700)
+                self._post_guard()
                 self.run(
                     "pg_ctl", "start", "-w", "-t", "60", "-D", str(self.data), "-l", str(self.data / "startup.log")
                 )
-                self._post_guard()
             if sample:
                 self._fill()
         return self
@@ -185,9 +185,9 @@ class Sandbox:
             connection.execute("alter database shop_being_filled rename to shop")
 
     def _post_guard(self) -> None:
-        postmaster = (self.data / "postmaster.pid").read_text().splitlines()[0]
+        """Start the guard, before the server: so no kill, however early, leaves a server without one."""
         subprocess.run(
-            [sys.executable, "-c", _GUARD, str(self.directory), str(self.data), str(self.socket), postmaster],
+            [sys.executable, "-c", _GUARD, str(self.directory), str(self.data), str(self.socket)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -197,22 +197,35 @@ class Sandbox:
         )
 
 
-# Runs apart from everything, with the standard library alone: waits until no process holds a lease any more.
+# Runs apart from everything, with the standard library alone: waits until no process holds a lease any more. A server
+# that was being started at that moment gets a third of a second to show itself.
 _GUARD = """
 import fcntl, os, pathlib, shutil, signal, sys, time
-directory, data, socket, postmaster = sys.argv[1:]
+directory, data, socket = sys.argv[1:]
 pid_file = pathlib.Path(data, "postmaster.pid")
 if os.fork():
     os._exit(0)
-def runs():
-    return pid_file.exists() and pid_file.read_text().splitlines()[:1] == [postmaster]
+def postmaster():
+    try:
+        pid = int(pid_file.read_text().splitlines()[0])
+        command = pathlib.Path("/proc", str(pid), "cmdline")
+        ours = not pathlib.Path("/proc/self").exists() or data.encode() in command.read_bytes()
+        return pid if ours else None
+    except (OSError, ValueError, IndexError):
+        return None
 with open(directory + "/lease") as lease:
     fcntl.flock(lease, fcntl.LOCK_EX)
-    if runs() and not pathlib.Path(directory, "keep").exists():
-        os.kill(int(postmaster), signal.SIGINT)
-        while runs():
-            time.sleep(0.05)
-        shutil.rmtree(socket, ignore_errors=True)
+    if not pathlib.Path(directory, "keep").exists():
+        time.sleep(0 if postmaster() else 0.3)
+        pid = postmaster()
+        if pid:
+            try:
+                os.kill(pid, signal.SIGINT)
+                while postmaster() == pid and os.kill(pid, 0) is None:
+                    time.sleep(0.05)
+            except ProcessLookupError:
+                pass
+            shutil.rmtree(socket, ignore_errors=True)
     if pathlib.Path(directory, "temporary").exists():
         shutil.rmtree(directory, ignore_errors=True)
 """
