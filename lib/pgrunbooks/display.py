@@ -26,6 +26,8 @@ Document: TypeAlias = Mapping[str, Any]
 Finding: TypeAlias = dict[str, Any]
 Story: TypeAlias = tuple[Finding, list[Finding]]
 
+# The MIME type under which a notebook carries its findings.json: for runners, never shown.
+BUNDLE = "application/vnd.pgrunbooks.findings+json"
 ROWS = 10  # of evidence shown; the rest is counted
 WIDTH = 120  # of a query before it is cut in the middle
 TABLE_ROWS, TABLE_WIDTH = 100, 400  # the same for a table in a notebook, which is asked for

@@ -11,7 +11,7 @@ from IPython.display import display
 
 from pgrunbooks.check import catalogue
 from pgrunbooks.checks._indexes import name as name_of
-from pgrunbooks.display import table
+from pgrunbooks.display import BUNDLE, table
 from pgrunbooks.errors import ConfigurationError, ConnectionLostError, RunbookError
 from pgrunbooks.session import Session, open_session
 from pgrunbooks.targets import load_target
@@ -20,7 +20,6 @@ from pgrunbooks.verdict import Verdict, ask, checks_for, not_judged, utc_now
 if TYPE_CHECKING:
     import pandas
 
-MIME_TYPE = "application/vnd.pgrunbooks.findings+json"
 _REMOVABLE = {
     "invalid-index": "invalid",
     "duplicate-index": "duplicate",
@@ -38,7 +37,7 @@ class Findings:
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
         count = len(self.document["findings"])
-        return {MIME_TYPE: self.document, "text/plain": f"findings.json: {self.document['status']}, {count} findings"}
+        return {BUNDLE: self.document, "text/plain": f"findings.json: {self.document['status']}, {count} findings"}
 
 
 class Runbook:

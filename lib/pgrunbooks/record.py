@@ -22,8 +22,8 @@ import nbformat
 from traitlets.config import Config
 
 from pgrunbooks.archive import STAMP, Record, check_incident, note_incident, records, with_first_seen, write_overview
+from pgrunbooks.display import BUNDLE
 from pgrunbooks.errors import ConfigurationError
-from pgrunbooks.notebook import MIME_TYPE
 from pgrunbooks.report import render_report
 from pgrunbooks.targets import Target, load_target, targets_file
 from pgrunbooks.verdict import not_judged, utc_now
@@ -214,7 +214,7 @@ def _document(
 ) -> dict[str, Any]:
     """Return the findings that the notebook itself left; without any, or after a failure, the status is unknown."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    bundles = [output.data[MIME_TYPE] for output in outputs if MIME_TYPE in output.get("data", {})]
+    bundles = [output.data[BUNDLE] for output in outputs if BUNDLE in output.get("data", {})]
     if not bundles:
         reason = problem or "the runbook left no findings"
         return not_judged(target, reason, runbook=runbook.name, parameters=parameters, started_at=started_at).document()

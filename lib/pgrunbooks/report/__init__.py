@@ -24,8 +24,8 @@ from nbconvert.filters import strip_ansi
 from nbformat import NotebookNode
 
 from pgrunbooks import display
+from pgrunbooks.display import BUNDLE
 
-BUNDLE = "application/vnd.pgrunbooks.findings+json"
 SHOWN = ("text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -3,16 +3,15 @@
 Two transactions wait for each other; after ``deadlock_timeout`` the server picks one and rolls it back with an error.
 Now and then is no harm to an application that tries again, every day is a wrong order of locking that gets worse with
 load. Decided by deadlocks a day over the age of the counters, which is taken as one day at least; without a reset
-since the database was made (or a crash emptied the counters) they are as old as the background writer's.
+since the database was made (or a crash emptied the counters) they are as old as the background writer's. With a
+history the deadlocks since its last snapshot are counted instead.
 """
 
 from collections.abc import Iterable
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows, grade
+from pgrunbooks.checks._counters import DAY_S, a_day, window
 from pgrunbooks.checks._sessions import Row, count
-from pgrunbooks.display import duration
-
-DAY_S = 86400.0
 
 _COUNTERS = """
 select
@@ -41,30 +40,31 @@ REMEDIES = (
 )
 
 
-def window(row: Row, context: Context) -> tuple[int, float | None]:
-    """Return how many deadlocks a database had, and in how many seconds: since the snapshot, else the counters."""
-    if context.since and row["database"] == context.server.database:
-        return row["deadlocks"] - context.since["deadlocks"], context.since["age_s"]
-    return row["deadlocks"] or 0, row["counters_age_s"]
+def since_snapshot(row: Row, context: Context) -> Row:
+    """Return the row with what was counted since the last snapshot of its database, where there is one."""
+    if not context.since or row["database"] != context.server.database:
+        return row
+    deadlocks = row["deadlocks"] - context.since["deadlocks"]
+    return {**row, "deadlocks": deadlocks, "counters_age_s": context.since["age_s"]}
 
 
 def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
     """Grade each database of the server by its deadlocks a day."""
     for row in rows:
-        deadlocks, age = window(row, context)
-        a_day = deadlocks / (max(age or 0.0, DAY_S) / DAY_S)
-        severity = grade(a_day, limits)
+        counted = since_snapshot(row, context)
+        deadlocks, age = counted["deadlocks"], counted["counters_age_s"]
+        daily = a_day(deadlocks, counted)
+        severity = grade(daily, limits)
         if not severity or not deadlocks:
             continue
-        when = f" in {duration(age)}" if age else " since its counters were reset"
-        rate = f" ({a_day:.3g} a day)" if age and age > DAY_S else ""
+        rate = f" ({daily:.3g} a day)" if age and age > DAY_S else ""
         yield Finding(
             severity=severity,
             kind="database",
             name=row["database"],
-            title=f"Database {row['database']} has had {count(deadlocks, 'deadlock')}{when}{rate}",
+            title=f"Database {row['database']} has had {count(deadlocks, 'deadlock')} {window(counted)}{rate}",
             impact="Each one made two clients wait for deadlock_timeout, and one of them lost its transaction.",
-            evidence=[{**row, "deadlocks_a_day": a_day}],
+            evidence=[{**row, "deadlocks_a_day": daily}],
             remedies=REMEDIES,
         )
 
