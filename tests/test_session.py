@@ -1,3 +1,5 @@
+import os
+import signal
 import socket
 import subprocess
 
@@ -141,3 +143,14 @@ def test_a_password_stands_in_no_process_list(listening):
     with open_session(Target(name="prod", dsn=f"postgresql://watcher:right@127.0.0.1:{port}/postgres")):
         processes = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True).stdout
     assert "watcher:right" not in processes
+
+
+def test_a_server_that_answers_no_more_is_given_up(server):
+    with open_session(target(server, statement_timeout="100ms")) as session:
+        backend = session.connection.info.backend_pid
+        os.kill(backend, signal.SIGSTOP)
+        try:
+            with pytest.raises(ConnectionLostError, match=r"^the server went away: it answers no more$"):
+                session.rows("select 1")
+        finally:
+            os.kill(backend, signal.SIGCONT)

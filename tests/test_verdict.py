@@ -1,4 +1,6 @@
 import datetime
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import jsonschema
 import psycopg
@@ -116,7 +118,7 @@ def question(sql, judge=lambda rows, limits, context: []):
 
 @pytest.mark.parametrize(
     ("sql", "reason"),
-    [("select pg_sleep(5)", "stopped: canceling statement due to statement timeout"), ("selec", "SyntaxError")],
+    [("select pg_sleep(5)", "stopped, since it took longer than 100 ms"), ("selec", "SyntaxError")],
 )
 def test_a_check_that_fails_makes_the_run_unknown_and_the_rest_goes_on(sql, reason, server):
     target = Target.model_validate({"name": "t", "dsn": server.url(), "statement_timeout": "100ms"})
@@ -125,6 +127,55 @@ def test_a_check_that_fails_makes_the_run_unknown_and_the_rest_goes_on(sql, reas
     assert [it.outcome for it in verdict.checks] == ["failed", "ok"]
     assert verdict.status == "unknown"
     assert reason in verdict.document()["reason"]
+
+
+def test_the_samples_of_a_check_share_one_budget(server):
+    check = replace(question("select pg_sleep(0.1), 1 as one"), samples=100, budget_s=0.3)
+    with open_session(Target(name="t", dsn=server.url())) as session:
+        verdict = ask(session, [check, question("select 1")], runbook="check")
+    assert [it.outcome for it in verdict.checks] == ["failed", "ok"]
+    assert verdict.checks[0].reason == "stopped, since it took longer than 300 ms"
+
+
+def test_a_statement_that_somebody_cancels_fails_its_check_alone(server):
+    def cancel(pid):
+        with server.connect() as admin:
+            wait_until(admin, "select exists (select from pg_stat_activity where wait_event = 'PgSleep')")
+            admin.execute("select pg_cancel_backend(%s)", [pid])
+
+    with open_session(Target(name="t", dsn=server.url())) as session, ThreadPoolExecutor() as admins:
+        canceling = admins.submit(cancel, session.connection.info.backend_pid)
+        verdict = ask(session, [question("select pg_sleep(10)"), question("select 1")], runbook="check")
+        canceling.result()
+    assert [it.outcome for it in verdict.checks] == ["failed", "ok"]
+    assert verdict.checks[0].reason == "cancelled by somebody else"
+
+
+def test_a_check_goes_further_than_its_query_within_its_budget(server):
+    def deepen(session, rows, left_s):
+        assert 0 < left_s <= 15
+        return [{**row, **session.rows("select %(one)s + 1 as two", row)[0]} for row in rows]
+
+    seen = []
+    check = replace(question("select 1 as one", lambda rows, *_: seen.extend(rows) or []), deepen=deepen)
+    with open_session(Target(name="t", dsn=server.url())) as session:
+        ask(session, [check], runbook="check")
+    assert seen == [{"one": 1, "two": 2}]
+
+
+def test_the_cost_on_the_server_is_in_the_footer(server):
+    with open_session(Target(name="t", dsn=server.url())) as session:
+        verdict = ask(session, [question("select 1")], runbook="check")
+    assert verdict.cost.statements == 3  # two that look at the server
+    assert verdict.cost.memory_bytes > 100_000
+    assert "Cost on the server: one connection, 3 statements in" in verdict._repr_mimebundle_()["text/html"]
+
+
+def test_an_expensive_check_is_asked_by_its_own_code_only(monkeypatch):
+    checks = {"blocking-lock": replace(question("select 1"), opt_in=True)}
+    monkeypatch.setattr("pgrunbooks.verdict.registry", lambda: checks)
+    assert checks_for("blocking-lock") == list(checks.values())
+    assert checks_for("locks") == checks_for() == checks_for("troubleshooting") == []
 
 
 def test_a_judge_that_breaks_is_a_failed_check(server):

@@ -16,7 +16,7 @@ from pgrunbooks import checks as checks_package
 from pgrunbooks import units
 
 if TYPE_CHECKING:
-    from pgrunbooks.session import Server
+    from pgrunbooks.session import Server, Session
     from pgrunbooks.targets import Target
 
 Severity = Literal["critical", "warning", "info"]
@@ -166,6 +166,7 @@ class Context:
 
 Judge: TypeAlias = Callable[[Rows, Limits, Context], Iterable[Finding | Skip]]
 Causes: TypeAlias = Callable[[Finding, Sequence[Finding]], Iterable[Finding]]
+Deepen: TypeAlias = Callable[["Session", Rows, float], Rows]
 
 
 def _no_causes(finding: Finding, others: Sequence[Finding]) -> Iterable[Finding]:
@@ -182,7 +183,10 @@ class Check:
     judges by statistics that a reset empties, ``since_snapshot`` compares them with the history, ``asks_standbys``
     wants the same query's rows from the standbys of the target, ``asks_pooler`` sends the query to the admin console
     of the target's PgBouncer instead of the server, ``samples`` asks it that often, ``sample_every_s`` seconds apart,
-    until it returns nothing, and numbers the rows in a column ``sample`` from 0.
+    until it returns nothing, and numbers the rows in a column ``sample`` from 0. ``deepen`` takes the query's rows
+    further with statements of its own and returns the rows to judge; it is told how many seconds it has.
+    ``budget_s`` is the time for all statements of the check together, by default one ``statement_timeout`` of the
+    target; ``opt_in`` checks are asked by their own code only, never by their area.
     """
 
     code: str
@@ -200,6 +204,9 @@ class Check:
     since_snapshot: bool = False
     samples: int = 1
     sample_every_s: float = 0.05
+    deepen: Deepen | None = None
+    budget_s: float | None = None
+    opt_in: bool = False
 
     @property
     def rule(self) -> Rule:

@@ -112,7 +112,7 @@ def _print(verdict: verdicts.Verdict, *, as_json: bool, watch: bool) -> None:
         console = Console()
         if watch:
             console.clear()
-        terminal(document, console, owner=verdict.target.owner)
+        terminal(document, console, owner=verdict.target.owner, cost=verdicts.cost_in_words(verdict.cost))
 
 
 @main.command()

@@ -227,7 +227,7 @@ def _server(document: Document) -> list[str]:
     return [f"PostgreSQL {number[0] if number else server['version']}, {role}", *words]
 
 
-def _facts(document: Document) -> list[tuple[str, str]]:
+def _facts(document: Document, cost: str | None) -> list[tuple[str, str]]:
     """Return the lines of the footer: a label and its values."""
     asked = [document["runbook"], f"pgrunbooks {document['tool_version']}"]
     if server := document.get("server"):
@@ -238,7 +238,8 @@ def _facts(document: Document) -> list[tuple[str, str]]:
     ignored = [f"{each['id']}: {each['why']}" + (f" (until {each['until']})" if each.get("until") else "")
                for each in document["ignored"]]  # fmt: skip
     parameters = [f"{name} = {_value(name, value)}" for name, value in document["parameters"].items()]
-    facts = {"Run": asked, "Parameters": parameters, "Limits of this target": limits, "Ignored": ignored}
+    facts = {"Run": asked, "Cost on the server": [cost] if cost else [], "Parameters": parameters,
+             "Limits of this target": limits, "Ignored": ignored}  # fmt: skip
     return [(label, ", ".join(map(_line, values))) for label, values in facts.items() if values]
 
 
@@ -352,26 +353,26 @@ def templates() -> Environment:
     )  # fmt: skip
 
 
-def card(document: Document, *, owner: str | None = None) -> str:
-    """Return the verdict as an HTML fragment with its own style; the same document gives the same text."""
-    return _card(document, owner, "card").strip()
+def card(document: Document, *, owner: str | None = None, cost: str | None = None) -> str:
+    """Return the verdict as an HTML fragment with its own style; ``cost`` is what the run cost the server, in words."""
+    return _card(document, "card", owner, cost).strip()
 
 
 def body(document: Document, *, owner: str | None = None) -> str:
     """Return the card without its style and footer."""
-    return _card(document, owner, "body")
+    return _card(document, "body", owner)
 
 
-def footer(document: Document) -> str:
-    """Return the last lines of the card: who asked, with which parameters and limits, and what is ignored."""
-    return _card(document, None, "footer")
+def footer(document: Document, *, cost: str | None = None) -> str:
+    """Return the last lines of the card: who asked, with which parameters and limits, at what cost, what is ignored."""
+    return _card(document, "footer", cost=cost)
 
 
-def _card(document: Document, owner: str | None, part: str) -> str:
+def _card(document: Document, part: str, owner: str | None = None, cost: str | None = None) -> str:
     return templates().get_template("card.html.j2").render(
         part=part, document=document, owner=owner, style=stylesheet().partition("/* pages */")[0].strip(),
         told=_grave(document), notes=_notes(document), gaps=_gaps(document), gap_count=_gap_count(document),
-        server=_server(document), summary=summary(document), facts=_facts(document), codes=CODES,
+        server=_server(document), summary=summary(document), facts=_facts(document, cost), codes=CODES,
         evidence=evidence, healed=_healed, deeper=partial(_deeper, document), remedy_notes=_remedy_notes, when=when,
         count=_count, cut=cut,
     )  # fmt: skip
@@ -387,7 +388,7 @@ def plain(document: Document) -> str:
     return "\n".join(filter(None, [*lines, _gap_count(document)]))
 
 
-def terminal(document: Document, console: Console, *, owner: str | None = None) -> None:
+def terminal(document: Document, console: Console, *, owner: str | None = None, cost: str | None = None) -> None:
     """Print the verdict for a terminal: SQL stands on lines of its own, unbroken, so that it can be copied."""
     from rich.text import Text
 
@@ -438,5 +439,5 @@ def terminal(document: Document, console: Console, *, owner: str | None = None) 
             f"{', '.join(codes) if len(codes) <= CODES else _count(len(codes), 'check')}: {reason}",
             word=outcome,
         )
-    for label, values in _facts(document):
+    for label, values in _facts(document, cost):
         say(f"{label}: {values}", style="dim")

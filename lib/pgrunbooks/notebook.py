@@ -15,7 +15,7 @@ from pgrunbooks.display import BUNDLE, table
 from pgrunbooks.errors import ConfigurationError, ConnectionLostError, RunbookError
 from pgrunbooks.session import Session, open_session
 from pgrunbooks.targets import load_target
-from pgrunbooks.verdict import Verdict, ask, checks_for, not_judged, utc_now
+from pgrunbooks.verdict import Verdict, ask, checks_for, cost_in_words, not_judged, utc_now
 
 if TYPE_CHECKING:
     import pandas
@@ -34,10 +34,12 @@ class Findings:
 
     def __init__(self, verdict: Verdict) -> None:
         self.document = verdict.document()
+        self.cost = cost_in_words(verdict.cost)
 
-    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+    def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, Any], dict[str, Any]]:
         count = len(self.document["findings"])
-        return {BUNDLE: self.document, "text/plain": f"findings.json: {self.document['status']}, {count} findings"}
+        text = f"findings.json: {self.document['status']}, {count} findings"
+        return {BUNDLE: self.document, "text/plain": text}, {BUNDLE: {"cost": self.cost}}
 
 
 class Runbook:

@@ -116,7 +116,8 @@ def execute(
         _write(aside / "notebook.ipynb", nbformat.writes(notebook))
         _write(aside / "findings.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
         if html:
-            _write(aside / "report.html", render_report(notebook, document, owner=the_target.owner))
+            page = render_report(notebook, document, owner=the_target.owner, cost=_cost(notebook))
+            _write(aside / "report.html", page)
         folder = _publish(aside, out / target, started_at, name)
     if incident:
         note_incident(out, incident, folder)
@@ -213,8 +214,7 @@ def _document(
     started_at: datetime.datetime,
 ) -> dict[str, Any]:
     """Return the findings that the notebook itself left; without any, or after a failure, the status is unknown."""
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    bundles = [output.data[BUNDLE] for output in outputs if BUNDLE in output.get("data", {})]
+    bundles = [output.data[BUNDLE] for output in _bundles(notebook)]
     if not bundles:
         reason = problem or "the runbook left no findings"
         return not_judged(target, reason, runbook=runbook.name, parameters=parameters, started_at=started_at).document()
@@ -222,6 +222,16 @@ def _document(
     if problem and document["status"] != "critical":
         document |= {"status": "unknown", "reason": document["reason"] or problem}
     return {**document, "parameters": dict(parameters)}
+
+
+def _bundles(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return [output for output in outputs if BUNDLE in output.get("data", {})]
+
+
+def _cost(notebook: nbformat.NotebookNode) -> str | None:
+    """Return what the run cost the server, which stands beside the findings that the notebook left."""
+    return next((it.metadata.get(BUNDLE, {}).get("cost") for it in reversed(_bundles(notebook))), None)
 
 
 @contextlib.contextmanager

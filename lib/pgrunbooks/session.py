@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 import re
+import socket
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -23,6 +27,8 @@ from pgrunbooks.targets import SANDBOX, Target, load_target
 
 APPLICATION_NAME = "pgrunbooks"
 CONNECT_TIMEOUT_S = 5
+# A server enforces its own time-outs; one that is frozen or cut off does not, and is given up this long after them.
+_GRACE_S = 2.0
 
 _SERVER = """
 select
@@ -44,6 +50,8 @@ select
     ))::float8 as counters_age_s,
     (select pg_catalog.jsonb_object_agg(e.extname, e.extversion) from pg_catalog.pg_extension as e) as extensions
 """
+
+_MEMORY = "select sum(m.total_bytes)::int8 as memory_bytes from pg_catalog.pg_backend_memory_contexts as m"
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,18 @@ class Server:
         return {name: getattr(self, name) for name in fields}
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a session has asked of its server: statements, the seconds they took as seen from here, its memory.
+
+    ``memory_bytes`` is what the backend holds now, by pg_backend_memory_contexts; None where the role may not see it.
+    """
+
+    statements: int
+    seconds: float
+    memory_bytes: int | None
+
+
 class Session:
     """An open, guarded connection to a target, and what is known of the server behind it.
 
@@ -84,42 +104,78 @@ class Session:
         self.target = target
         self.connection = connection
         self.sandbox = sandbox  # kept: the sandbox runs for as long as somebody holds it
+        self._statements, self._seconds, self._begun_at = 0, 0.0, 0.0
+        self._watchdog: threading.Timer | None = None
+        self._gave_up = False
         self.server = self._look_at_server()
 
     def rows(
-        self, sql: str, parameters: Mapping[str, Any] | None = None, *, lock_timeout_s: float | None = None
+        self,
+        sql: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        lock_timeout_s: float | None = None,
+        timeout_s: float | None = None,
     ) -> list[dict[str, Any]]:
         """Return the rows of a query as plain records: numbers, texts, booleans, None, and times as ISO texts.
 
         Each query is a read-only transaction of its own with both time-outs, which holds behind a pooler too;
-        ``lock_timeout_s`` shortens the target's.
-        Raises ConnectionLostError where the server went away, and psycopg's error for anything else.
+        ``lock_timeout_s`` and ``timeout_s`` shorten the target's.
+        Raises ConnectionLostError where the server went away or answers no more, and psycopg's error for anything else.
         """
         try:
-            self.begin(lock_timeout_s)
             try:
+                self.begin(lock_timeout_s, timeout_s)
                 rows = self.connection.cursor(row_factory=dict_row).execute(sql, parameters).fetchall()
             finally:
                 self.end()
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             if self.connection.closed or self.connection.broken:
-                raise ConnectionLostError(f"the server went away: {_one_line(error)}") from None
+                reason = "it answers no more" if self._gave_up else _one_line(error)
+                raise ConnectionLostError(f"the server went away: {reason}") from None
             raise
         return [{name: _plain(value) for name, value in row.items()} for row in rows]
 
-    def begin(self, lock_timeout_s: float | None = None) -> None:
+    def begin(self, lock_timeout_s: float | None = None, timeout_s: float | None = None) -> None:
         """Begin a read-only transaction with both time-outs, which hold until ``end``."""
         lock_timeout = min(lock_timeout_s or self.target.lock_timeout, self.target.lock_timeout)
+        timeout = min(timeout_s or self.target.statement_timeout, self.target.statement_timeout)
+        self._begun_at = time.monotonic()
+        self._watchdog = threading.Timer(timeout + _GRACE_S, self._give_up)
+        self._watchdog.daemon = True
+        self._watchdog.start()
         self.connection.execute(
-            f"begin read only; set local statement_timeout = {self.target.statement_timeout * 1000:.0f}; "
+            f"begin read only; set local statement_timeout = {max(timeout * 1000, 1):.0f}; "
             f"set local lock_timeout = {lock_timeout * 1000:.0f}; set local datestyle = iso; "
             "set local intervalstyle = postgres"
         )
 
     def end(self) -> None:
         """End the transaction that ``begin`` began; harmless on a connection that is gone."""
-        if not self.connection.closed:
-            self.connection.execute("commit")  # a rollback would count in the server's statistics
+        try:
+            if not self.connection.closed:
+                self.connection.execute("commit")  # a rollback would count in the server's statistics
+        finally:
+            if self._watchdog:
+                self._watchdog.cancel()
+            self._statements += 1
+            self._seconds += time.monotonic() - self._begun_at
+
+    def cost(self) -> Cost:
+        """Return what this session has cost its server so far."""
+        statements, seconds, memory = self._statements, self._seconds, None
+        with contextlib.suppress(psycopg.Error):
+            memory = self.rows(_MEMORY)[0]["memory_bytes"]
+        return Cost(statements, seconds, memory)
+
+    def _give_up(self) -> None:
+        """Cut the wire of a server that answers no more, so that whoever waits for it goes on."""
+        self._gave_up = True
+        with (
+            contextlib.suppress(OSError, psycopg.Error),
+            socket.socket(fileno=os.dup(self.connection.fileno())) as wire,
+        ):
+            wire.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection."""

@@ -14,13 +14,14 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import psycopg
+from psycopg import errors as pg
 
 from pgrunbooks import filing
 from pgrunbooks.check import Check, Context, Finding, Outcome, Remedy, Rows, Severity, Skip, registry
-from pgrunbooks.display import card, plain
+from pgrunbooks.display import card, duration, plain, size
 from pgrunbooks.errors import ConfigurationError, ConnectionLostError, RunbookError
 from pgrunbooks.masking import mask
-from pgrunbooks.session import Server, Session, open_session, pooler_rows, refused
+from pgrunbooks.session import Cost, Server, Session, open_session, pooler_rows, refused
 from pgrunbooks.targets import Target
 
 Status = Literal["ok", "warning", "critical", "unknown"]
@@ -59,6 +60,7 @@ class Verdict:
     checks: Sequence[Outcome] = ()
     reason: str | None = None
     rows: Mapping[str, Rows] = field(default_factory=dict)
+    cost: Cost | None = None
 
     @property
     def status(self) -> Status:
@@ -103,7 +105,10 @@ class Verdict:
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """Return the verdict as a notebook shows it: the card, and plain text where there is no HTML."""
         document = self.document()
-        return {"text/html": card(document, owner=self.target.owner), "text/plain": plain(document)}
+        return {
+            "text/html": card(document, owner=self.target.owner, cost=cost_in_words(self.cost)),
+            "text/plain": plain(document),
+        }
 
     def about(self, code: str) -> list[Finding]:
         """Return the findings of one check, most important first."""
@@ -117,13 +122,13 @@ def checks_for(*names: str) -> list[Check]:
     """
     checks = registry()
     if not names or "health_check" in names:
-        return [check for check in checks.values() if check.rule.cheap]
+        return [check for check in checks.values() if check.rule.cheap and not check.opt_in]
     wanted = {part for name in names for part in AREAS.get(name, (name,))}
     areas = {check.rule.area for check in checks.values()}
     unknown = [name for name in names if name not in AREAS and name not in areas and name not in checks]
     if unknown:
         raise ConfigurationError(f"unknown area {unknown[0]!r}; known: {', '.join(sorted(areas))}")
-    asked = [check for check in checks.values() if check.code in wanted or check.rule.area in wanted]
+    asked = [it for it in checks.values() if it.code in wanted or (it.rule.area in wanted and not it.opt_in)]
     age = checks.get("statistics-reset-recent")
     if age and age not in asked and any(check.uses_counters for check in asked):
         asked.append(age)
@@ -165,6 +170,7 @@ def ask(
         checks=run.outcomes,
         reason=run.lost,
         rows=run.rows,
+        cost=None if run.lost else session.cost(),
     )
 
 
@@ -190,6 +196,14 @@ def not_judged(
 ) -> Verdict:
     """Return the verdict 'unknown' of a run that could not ask anything, with the reason in one line."""
     return Verdict(runbook, target, None, started_at, utc_now(), parameters, reason=reason)
+
+
+def cost_in_words(cost: Cost | None) -> str | None:
+    """Return what a run cost the server, as the footer says it."""
+    if cost is None:
+        return None
+    memory = f", {size(cost.memory_bytes)} of memory in its backend" if cost.memory_bytes else ""
+    return f"one connection, {cost.statements} statements in {duration(cost.seconds)}{memory}"
 
 
 def rank(findings: Sequence[Finding]) -> list[Finding]:
@@ -250,10 +264,13 @@ class _Run:
         self.lost: str | None = None
         self._measured: dict[str, Rows] = {}
         self._snapshot: Mapping[str, Any] | None = None
+        self._deadline = 0.0
 
     def ask(self, check: Check) -> None:
         """Ask one check; note its findings and how it ended."""
         start = time.monotonic()
+        budget_s = check.budget_s or self.session.target.statement_timeout
+        self._deadline = start + budget_s
         findings, skip, failure = [], None, self.lost
         if not failure:
             try:
@@ -262,6 +279,10 @@ class _Run:
                 skip = next((it for it in answers if isinstance(it, Skip)), None)
             except ConnectionLostError as error:
                 failure = self.lost = str(error)
+            except pg.QueryCanceled:
+                is_late = time.monotonic() > self._deadline - 0.1
+                late = f"stopped, since it took longer than {duration(budget_s)}"
+                failure = late if is_late else "cancelled by somebody else"
             except psycopg.Error as error:
                 refusal = refused(error, self.session.server)
                 skip, failure = (refusal, None) if isinstance(refusal, Skip) else (None, refusal)
@@ -279,7 +300,10 @@ class _Run:
             return [sql]
         if sql not in self._measured:
             self._measured[sql] = [_masked(row, self.show_literals) for row in self._measure(check, sql)]
-        self.rows[check.code] = self._measured[sql]
+        rows = self._measured[sql]
+        if check.deepen:
+            rows = [_masked(row, self.show_literals) for row in check.deepen(self.session, rows, self._left_s())]
+        self.rows[check.code] = rows
         standbys = self._standbys(sql) if check.asks_standbys else {}
         since = self._since() if check.since_snapshot else None
         context = Context(self.session.server, self.session.target, tuple(self.outcomes), since, standbys)
@@ -289,15 +313,19 @@ class _Run:
         if check.asks_pooler:
             yield from pooler_rows(self.session.target, sql)
         elif check.samples == 1:
-            yield from self.session.rows(sql)
+            yield from self.session.rows(sql, timeout_s=self._left_s())
         else:
             for sample in range(check.samples):
-                rows = self.session.rows(sql)
+                rows = self.session.rows(sql, timeout_s=self._left_s())
                 yield from ({**row, "sample": sample} for row in rows)
                 if not rows:
                     break  # nothing is there that could change
                 if sample + 1 < check.samples:
                     time.sleep(check.sample_every_s)
+
+    def _left_s(self) -> float:
+        """Return what is left of the check's budget; never nothing, since a time-out of 0 is none at all."""
+        return max(self._deadline - time.monotonic(), 0.001)
 
     def _since(self) -> Mapping[str, Any] | None:
         if self._snapshot is None:
@@ -316,7 +344,7 @@ class _Run:
                 contextlib.suppress(RunbookError, psycopg.Error),
                 open_session(name, database=self.session.server.database) as standby,
             ):
-                answers[name] = standby.rows(sql)
+                answers[name] = standby.rows(sql, timeout_s=self._left_s())
         return answers
 
 

@@ -88,7 +88,9 @@ class TargetRuns:
     runs: Sequence[Run]
 
 
-def render_report(notebook: NotebookNode, document: Mapping[str, Any], *, owner: str | None = None) -> str:
+def render_report(
+    notebook: NotebookNode, document: Mapping[str, Any], *, owner: str | None = None, cost: str | None = None
+) -> str:
     """Return one HTML page: the verdict first, then the notebook's prose, pictures and tables, the code folded.
 
     The notebook's own verdict card (its last) is left out, since the document's stands on top. Nothing in the page runs
@@ -108,7 +110,7 @@ def render_report(notebook: NotebookNode, document: Mapping[str, Any], *, owner:
         "style": display.stylesheet(),
         "status": document["status"],
         "verdict": display.body(document, owner=owner),
-        "footer": display.footer(document),
+        "footer": display.footer(document, cost=cost),
     }
     html, _ = exporter.from_notebook_node(prepared, resources={"page": page})
     return str(html)
