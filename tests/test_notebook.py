@@ -3,10 +3,16 @@
 import datetime
 
 import pandas
+import pytest
 from bs4 import BeautifulSoup
 
-from pgrunbooks.check import Finding, Outcome
-from pgrunbooks.notebook import _frame_html, evidence_table, outcomes_table, removable_indexes
+from conftest import diagnose
+from pgrunbooks import notebook
+from pgrunbooks.check import Finding, Outcome, registry
+from pgrunbooks.drills import drills
+from pgrunbooks.errors import ConfigurationError
+from pgrunbooks.notebook import _frame_html, _sampled, evidence_table, outcomes_table, removable_indexes
+from pgrunbooks.session import open_session
 from pgrunbooks.targets import Target
 from pgrunbooks.verdict import Verdict
 
@@ -91,3 +97,29 @@ class TestFrame:
     def test_says_where_it_is_empty(self):
         assert self.cells(pandas.DataFrame({"n": []}))[1] == ["none"]
         assert "none" in _frame_html(pandas.DataFrame())
+
+
+class TestSamples:
+    def test_of_waits_are_spread_over_the_seconds_asked_for(self):
+        check = registry()["wait-event-hotspot"]
+        assert _sampled(check, None) is check
+        assert _sampled(registry()["replication-lag"], 30) is registry()["replication-lag"]
+        for seconds, samples in ((0.1, 10), (0.5, 10), (2, 40), (60, 200)):
+            spread = _sampled(check, seconds)
+            assert spread.samples == samples
+            assert spread.samples * spread.sample_every_s == pytest.approx(seconds)
+
+    @pytest.mark.parametrize("sample_s", [0, -1, 61, True, "2"])
+    def test_need_a_number_of_seconds(self, sample_s):
+        with pytest.raises(ConfigurationError, match=r"^sample_s: needs seconds, more than 0 and at most 60, got "):
+            notebook.connect("troubleshooting", target="sandbox", sample_s=sample_s)
+
+
+def test_the_statements_that_a_verdict_is_about_are_planned(server):
+    drill = drills()["ddl-lock-queue"]
+    with drill.fault(server):
+        found = diagnose(server, "locks", thresholds=drill.thresholds)
+        with open_session(Target(name="t", dsn=server.url())) as session:
+            plans = notebook.plans_of(notebook.Runbook("troubleshooting", session, {}, NOW), found).plans
+    assert {plan.why_not for plan in plans} == {"A table of it is locked, so it cannot be planned now."}
+    assert all("select" in plan.query for plan in plans)

@@ -172,3 +172,28 @@ class TestConnectionSlots:
     @pytest.mark.parametrize(("rows", "claim"), [([], "No session but this one"), (None, "This could not be asked")])
     def test_without_rows_it_says_why(self, rows, claim):
         assert plots.connection_slots(rows).get_title(loc="left").startswith(claim)
+
+
+class TestWaits:
+    def rows(self, *events):
+        """Return ten samples, each of one session in each of the events."""
+        return [
+            {"sample": sample, "wait_event_type": kind, "wait_event": event}
+            for sample in range(10)
+            for kind, event in events
+        ]
+
+    def test_claims_the_largest_share_and_draws_a_bar_an_event(self):
+        axes = plots.waits(self.rows(("Lock", "relation"), ("Lock", "relation"), (None, None)))
+        assert title(axes) == "3 active on average; 67% of that waits for Lock:relation"
+        assert [bar.get_width() for bar in axes.patches] == [2.0, 1.0]
+        assert [it.get_text() for it in axes.get_yticklabels()] == ["Lock:relation", "on the CPU"]
+        assert texts(axes) == ["2 (67%)", "1 (33%)"]
+
+    def test_gathers_what_is_beyond_the_tenth_event(self):
+        axes = plots.waits(self.rows(*(("IO", f"Event{number}") for number in range(14))))
+        assert [it.get_text() for it in axes.get_yticklabels()][-1] == "4 others"
+
+    def test_says_that_nobody_was_active_or_nobody_could_ask(self):
+        assert title(plots.waits([])) == "No session was active in the samples"
+        assert title(plots.waits(None)) == "This could not be asked; the verdict says why"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.getipython import get_ipython
 from IPython.display import display
 
-from pgrunbooks.check import catalogue
+from pgrunbooks.check import Check, catalogue
 from pgrunbooks.checks._indexes import name as name_of
 from pgrunbooks.display import BUNDLE, table
 from pgrunbooks.errors import ConfigurationError, ConnectionLostError, RunbookError
+from pgrunbooks.plans import Plans, plans
 from pgrunbooks.session import Session, open_session
 from pgrunbooks.targets import load_target
 from pgrunbooks.verdict import Verdict, ask, checks_for, cost_in_words, not_judged, utc_now
@@ -26,6 +28,8 @@ _REMOVABLE = {
     "redundant-index": "covered",
     "unused-index": "unused",
 }
+_MOST_SAMPLES = 200
+_SAMPLES_LATE_S = 15.0  # for a server that answers slowly
 _SQL_MAGIC = {"short_errors": False, "displaycon": False, "feedback": False, "displaylimit": 100}
 
 
@@ -65,6 +69,9 @@ def connect(name: str, *, target: str, database: str = "", **parameters: Any) ->
     given = {"target": target, "database": database, **parameters}
     if not isinstance(given.get("show_literals", False), bool):
         raise ConfigurationError(f"show_literals: needs True or False, got {given['show_literals']!r}")
+    sample_s = given.get("sample_s", 0.5)
+    if isinstance(sample_s, bool) or not isinstance(sample_s, (int, float)) or not 0 < sample_s <= 60:
+        raise ConfigurationError(f"sample_s: needs seconds, more than 0 and at most 60, got {sample_s!r}")
     the_target = load_target(target)
     try:
         session = open_session(the_target, database=database or None)
@@ -84,7 +91,7 @@ def diagnose(runbook: Runbook) -> Verdict:
     """
     verdict = ask(
         runbook.session,
-        checks_for(runbook.name),
+        [_sampled(check, runbook.parameters.get("sample_s")) for check in checks_for(runbook.name)],
         runbook=runbook.name,
         parameters=runbook.parameters,
         show_literals=bool(runbook.parameters.get("show_literals")),
@@ -94,6 +101,14 @@ def diagnose(runbook: Runbook) -> Verdict:
         display(verdict, Findings(verdict))
         raise ConnectionLostError(verdict.reason)
     return verdict
+
+
+def _sampled(check: Check, sample_s: float | None) -> Check:
+    """Return a check of waits that spreads its samples, at most twenty a second, over ``sample_s`` seconds."""
+    if sample_s is None or check.code != "wait-event-hotspot":
+        return check
+    samples = max(check.samples, min(round(sample_s / check.sample_every_s), _MOST_SAMPLES))
+    return replace(check, samples=samples, sample_every_s=sample_s / samples, budget_s=sample_s + _SAMPLES_LATE_S)
 
 
 def outcomes_table(verdict: Verdict) -> pandas.DataFrame:
@@ -118,6 +133,22 @@ def evidence_table(verdict: Verdict, code: str) -> pandas.DataFrame:
     findings = verdict.about(code)
     rows = [{"severity": it.severity, it.kind: it.name, **row} for it in findings for row in it.evidence]
     return pandas.DataFrame(rows)
+
+
+def pool_table(verdict: Verdict) -> pandas.DataFrame:
+    """Return the pools of the target's PgBouncer, a row each as ``show pools`` names them; empty without a pooler."""
+    import pandas
+
+    columns = ["database", "user", "cl_active", "cl_waiting", "sv_active", "sv_idle", "maxwait", "pool_mode"]
+    return pandas.DataFrame(verdict.rows.get("pooler-waiting"), columns=columns)
+
+
+def plans_of(runbook: Runbook, verdict: Verdict) -> Plans:
+    """Return the plans of what the sessions in the verdict run now; where none is named, of those seen active."""
+    named = {it.name for it in verdict.findings if it.kind == "pid"}
+    named |= {subject.removeprefix("pid:") for it in verdict.findings for subject in it.involves if "pid:" in subject}
+    pids = {int(name) for name in named} or {row["pid"] for row in verdict.rows.get("wait-event-hotspot", ())}
+    return plans(runbook.session, pids, show_literals=bool(runbook.parameters.get("show_literals")))
 
 
 def removable_indexes(verdict: Verdict) -> pandas.DataFrame:

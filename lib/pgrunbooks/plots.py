@@ -107,6 +107,40 @@ def _name(row: Row) -> str:
     return cut(printable(f"{row['name']} {row['application'] or row['role'] or row['backend_type'] or ''}"), 34)
 
 
+def waits(rows: Rows | None) -> Axes:
+    """Draw what the active sessions wait for: one bar a wait event, as long as the sessions that were in it.
+
+    ``rows`` are those of the check wait-event-hotspot, None where it could not be asked: a row for each active session
+    in each sample. Sessions without a wait event are on the CPU. Beyond the tenth event all are one bar.
+    """
+    if not rows:
+        return _nothing("No session was active in the samples" if rows is not None else _NOT_ASKED)
+    samples = 1 + max(row["sample"] for row in rows)
+    events = Counter(
+        f"{row['wait_event_type']}:{row['wait_event']}" if row["wait_event"] else "on the CPU" for row in rows
+    ).most_common()
+    if len(rest := events[_MOST_TABLES:]) > 1:
+        events[_MOST_TABLES:] = [(f"{len(rest)} others", sum(number for _, number in rest))]
+    axes = _axes(height=1.0 + 0.3 * len(events))
+    name, most = events[0]
+    does = "is" if name == "on the CPU" else "waits for"
+    _claim(
+        axes, f"{len(rows) / samples:.3g} active on average; {most / len(rows):.0%} of that {does} {printable(name)}"
+    )
+    longest = events[0][1] / samples
+    for y, (event, number) in enumerate(events):
+        colour = ROOT if event.startswith("Lock:") else INDEX if event == "on the CPU" else TOAST
+        axes.barh(y, number / samples, height=0.62, color=colour, alpha=0.85)
+        tail = f"{number / samples:.3g} ({number / len(rows):.0%})"
+        axes.text(number / samples + 0.01 * longest, y, tail, va="center", fontsize=8.5, color=INK)
+    axes.set_ylim(len(events) - 0.4, -0.6)
+    axes.set_xlim(0, 1.25 * longest)
+    axes.set_yticks(range(len(events)), [cut(printable(event), 34) for event, _ in events])
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(f"active sessions, mean of {count(samples, 'sample')}", color=INK, fontsize=9)
+    return axes
+
+
 def connection_slots(rows: Rows | None) -> Axes:
     """Draw who fills the connection slots: one bar a role and application, each begins where the one above it ends.
 

@@ -116,17 +116,21 @@ class Session:
         *,
         lock_timeout_s: float | None = None,
         timeout_s: float | None = None,
+        one_statement: bool = False,
     ) -> list[dict[str, Any]]:
         """Return the rows of a query as plain records: numbers, texts, booleans, None, and times as ISO texts.
 
         Each query is a read-only transaction of its own with both time-outs, which holds behind a pooler too;
-        ``lock_timeout_s`` and ``timeout_s`` shorten the target's.
+        ``lock_timeout_s`` and ``timeout_s`` shorten the target's; ``one_statement`` has the server refuse a text that
+        holds more than one, which is for texts that are not our own.
         Raises ConnectionLostError where the server went away or answers no more, and psycopg's error for anything else.
         """
         try:
             try:
                 self.begin(lock_timeout_s, timeout_s)
-                rows = self.connection.cursor(row_factory=dict_row).execute(sql, parameters).fetchall()
+                cursor = self.connection.cursor(row_factory=dict_row)
+                # binary, since only the extended protocol takes one statement at a time
+                rows = cursor.execute(sql, parameters, binary=one_statement).fetchall()
             finally:
                 self.end()
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
