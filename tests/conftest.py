@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from pgrunbooks.check import Context
 from pgrunbooks.drills import drills
+from pgrunbooks.history import record_snapshot
 from pgrunbooks.sandbox import Sandbox, temporary_sandbox, wait_until
 from pgrunbooks.session import Server, open_session
 from pgrunbooks.targets import Target
@@ -105,6 +107,19 @@ def prove(server: Sandbox) -> Callable[[str], None]:
         assert found() == []
 
     return prove
+
+
+@pytest.fixture
+def remember(server: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Return what files a snapshot of now as one of some hours ago, in a history of the test's own."""
+    monkeypatch.setenv("PGRUNBOOKS_HISTORY", str(tmp_path / "history"))
+
+    def remember(hours_ago: float = 2, url: str | None = None) -> Path:
+        at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=hours_ago)
+        with open_session(Target(name="tested", dsn=url or server.url())) as session:
+            return record_snapshot(session, at=at)
+
+    return remember
 
 
 @contextlib.contextmanager

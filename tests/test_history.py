@@ -18,6 +18,7 @@ from pyarrow import parquet
 from pgrunbooks import history, plots, sizes
 from pgrunbooks.cli import main
 from pgrunbooks.errors import ConfigurationError, RunbookError
+from pgrunbooks.sandbox import temporary_sandbox
 from pgrunbooks.session import open_session
 from pgrunbooks.targets import Target
 
@@ -286,7 +287,7 @@ class TestGrowth:
         taken, warnings = history.snapshots(session, folder=folder)
         assert (len(taken), warnings) == (count, [])
         assert history.growth(taken) == history.growers(taken) == []
-        assert history.previous(session, folder=folder, now=MONDAY) is None
+        assert history.since(session, folder=folder, now=MONDAY) is None
         axes = plots.growth_lines(history.database_sizes(taken))
         assert axes.get_title(loc="left").endswith("growth shows from the second on")
         plt.close(axes.figure)
@@ -310,38 +311,175 @@ class TestGrowth:
         plt.close(axes.figure)
 
 
-class TestPrevious:
-    def test_is_the_newest_that_is_an_hour_old(self, own, folder):
-        _, session = own
-        paths = [history.record_snapshot(session, at=MONDAY + hour * HOUR, folder=folder) for hour in (0, 1, 2)]
-        found = [history.previous(session, now=MONDAY + hour * HOUR, folder=folder) for hour in (0.5, 1, 2.5)]
-        assert [it and it.path for it in found] == [None, *paths[:2]]
+def databases_since(session, folder, at=MONDAY + DAY):
+    """Return the names of the databases whose counters a snapshot can be compared with."""
+    since = history.since(session, now=at, folder=folder)
+    return None if since is None else set(since.databases)
 
-    def test_is_none_once_the_counters_were_reset(self, own, folder):
+
+class TestSince:
+    def test_is_the_newest_snapshot_that_is_an_hour_old(self, own, folder):
+        _, session = own
+        for hour in (0, 1, 2):
+            history.record_snapshot(session, at=MONDAY + hour * HOUR, folder=folder)
+        found = [history.since(session, now=MONDAY + hour * HOUR, folder=folder) for hour in (0.99, 1, 2.5, 9)]
+        assert [it and it.age_s / 3600 for it in found] == [None, 1, 1.5, 7]
+
+    def test_opens_no_other_file_than_that_one(self, own, folder, caplog):
+        _, session = own
+        for hour in (0, 1):
+            path = history.record_snapshot(session, at=MONDAY + hour * HOUR, folder=folder)
+        for hour in ("00", "04", "08"):
+            path.with_name(f"20261102T{hour}3000Z.parquet").write_text("damaged")
+        assert history.since(session, now=MONDAY + 2 * HOUR, folder=folder).age_s == 3600
+        assert caplog.text == ""
+        (folder / path.parent / "20261102T070001Z.parquet").write_text("damaged")
+        assert history.since(session, now=MONDAY + 3 * HOUR, folder=folder).age_s == 7200
+        assert "20261102T070001Z.parquet: left aside: damaged" in caplog.text
+
+    def test_holds_what_was_counted_in_every_database(self, server, session, folder):
+        history.record_snapshot(session, at=MONDAY, folder=folder)
+        since = history.since(session, now=MONDAY + HOUR, folder=folder)
+        assert {"shop", "postgres", "template1"} <= since.databases.keys()
+        (row,) = session.rows("select xact_commit, temp_files from pg_stat_database where datname = 'shop'")
+        assert 0 < since.databases["shop"]["xact_commit"] <= row["xact_commit"]
+        assert since.databases["shop"]["temp_files"] is not None
+        assert since.checkpoints["requested_checkpoints"] >= 0
+
+    def test_leaves_out_a_database_that_was_reset_since_and_no_other(self, own, folder):
         owner, session = own
         history.record_snapshot(session, at=MONDAY, folder=folder)
+        assert session.server.database in databases_since(session, folder)
         owner.execute("select pg_stat_reset()")
-        assert history.previous(session, now=MONDAY + DAY, folder=folder) is None
+        assert session.server.database not in databases_since(session, folder)
+        assert "shop" in databases_since(session, folder)
 
-    def test_is_none_once_the_counters_fell_without_a_word(self, newest, folder):
-        """As after a crash; a database made anew under the same name has no word of it either."""
+    def test_leaves_out_a_database_whose_counters_fell_without_a_word(self, own, folder):
+        _, session = own
+        path = history.record_snapshot(session, at=MONDAY, folder=folder)
+        rewrite(path, lambda row: {"xact_commit": 10**12} if row["name"] == session.server.database else {})
+        assert session.server.database not in databases_since(session, folder)
+        assert "shop" in databases_since(session, folder)
 
-        def asked_before(statements):
-            with newest.connect("postgres") as connection:
-                connection.execute("create database made_anew")
+    def test_takes_a_database_that_was_made_since_as_one_that_had_counted_nothing(self, own, newest, folder):
+        _, session = own
+        with newest.connect("postgres") as connection:
+            connection.execute("create database made_anew")
             try:
-                with session_on(newest.url("made_anew")) as session:
-                    for _ in range(statements):
-                        session.rows("select pg_stat_force_next_flush()")
-                    if statements:
-                        history.record_snapshot(session, at=MONDAY, folder=folder)
-                    return history.previous(session, now=MONDAY + DAY, folder=folder)
+                history.record_snapshot(session, at=MONDAY, folder=folder)
+                connection.execute("drop database made_anew")
+                connection.execute("create database made_anew")
+                since = history.since(session, now=MONDAY + DAY, folder=folder)
             finally:
-                with newest.connect("postgres") as connection:
-                    connection.execute("drop database made_anew with (force)")
+                connection.execute("drop database if exists made_anew with (force)")
+        assert since.databases["made_anew"]["xact_commit"] == 0
 
-        assert asked_before(statements=50) is not None
-        assert asked_before(statements=0) is None
+    def test_leaves_out_the_checkpoints_that_were_reset_since_and_nothing_else(self, server, session, folder):
+        history.record_snapshot(session, at=MONDAY, folder=folder)
+        with server.connect() as dba:
+            counters = "checkpointer" if session.server.major >= 17 else "bgwriter"
+            dba.execute(f"select pg_stat_reset_shared('{counters}')")
+        since = history.since(session, now=MONDAY + DAY, folder=folder)
+        assert since.checkpoints is None
+        assert "shop" in since.databases
+
+    def test_leaves_out_all_that_is_counted_after_a_crash(self, folder):
+        with temporary_sandbox() as sandbox:
+            with session_on(sandbox.url()) as session:
+                path = history.record_snapshot(session, at=MONDAY, folder=folder)
+                assert "shop" in databases_since(session, folder)
+            rewrite(path, lambda row: {name: 0 for name in row if name.startswith(("xact_", "blks_"))})
+            sandbox.run("pg_ctl", "-D", str(sandbox.data), "-m", "immediate", "-w", "stop")
+            sandbox.start()
+            with session_on(sandbox.url()) as session:
+                since = history.since(session, now=MONDAY + DAY, folder=folder)
+        assert (since.databases, since.checkpoints, since.subscriptions) == ({}, None, {})
+
+    def test_is_not_that_of_a_server_in_the_other_role(self, own, folder):
+        _, session = own
+        path = history.record_snapshot(session, at=MONDAY, folder=folder)
+        rewrite(path, lambda row: {"in_recovery": True} if row["kind"] == "cluster" else {})
+        assert history.since(session, now=MONDAY + DAY, folder=folder) is None
+
+    def test_reads_a_file_of_version_1_as_far_as_it_goes(self, own, folder):
+        owner, session = own
+        make_version_1(history.record_snapshot(session, at=MONDAY, folder=folder))
+        visit(owner, 1)
+        since = history.since(session, now=MONDAY + DAY, folder=folder)
+        assert since.databases.keys() == {session.server.database}
+        assert since.databases[session.server.database]["xact_commit"] > 0
+        assert since.databases[session.server.database]["temp_files"] is None
+        assert (since.checkpoints, since.subscriptions, since.slots) == (None, {}, {})
+        history.record_snapshot(session, at=MONDAY + DAY, folder=folder)
+        taken, warnings = history.snapshots(session, folder=folder)
+        assert (len(history.database_sizes(taken)), warnings) == (2, [])
+        assert "public.visits" in {row["relation"] for row in history.growth(taken)}
+
+
+class TestASlot:
+    @pytest.fixture
+    def slot(self, server):
+        with server.connect() as connection:
+            connection.execute("select pg_create_physical_replication_slot('forgotten', true)")
+            try:
+                yield connection
+            finally:
+                connection.execute("select pg_drop_replication_slot('forgotten')")
+
+    def test_is_inactive_since_the_first_snapshot_that_saw_it_so_before_17(self, oldest, folder):
+        with oldest.connect() as dba, session_on(oldest.url()) as session:
+            dba.execute("select pg_create_physical_replication_slot('forgotten', true)")
+            try:
+                for hour in (0, 1, 2):
+                    history.record_snapshot(session, at=MONDAY + hour * HOUR, folder=folder)
+                since = history.since(session, now=MONDAY + 4 * HOUR, folder=folder)
+                assert since.slots == {"forgotten": 4 * 3600}
+                move(dba)
+                history.record_snapshot(session, at=MONDAY + 5 * HOUR, folder=folder)
+                since = history.since(session, now=MONDAY + 7 * HOUR, folder=folder)
+                assert since.slots == {"forgotten": 2 * 3600}
+            finally:
+                dba.execute("select pg_drop_replication_slot('forgotten')")
+
+    def test_that_was_read_since_the_snapshot_is_not_inactive_since_then(self, slot, session, folder):
+        history.record_snapshot(session, at=MONDAY, folder=folder)
+        assert history.since(session, now=MONDAY + DAY, folder=folder).slots.keys() == {"forgotten"}
+        move(slot)
+        assert history.since(session, now=MONDAY + DAY, folder=folder).slots == {}
+
+
+def move(connection):
+    """Confirm WAL for the slot, as its reader would."""
+    connection.execute("select pg_logical_emit_message(true, 'test', 'an order'), pg_switch_wal()")
+    connection.execute("select pg_replication_slot_advance('forgotten', pg_current_wal_lsn())")
+
+
+def rewrite(path, change):
+    """Change rows of a snapshot."""
+    with path.open("rb") as file:
+        table = parquet.read_table(file)
+    rows = [{**row, **change(row)} for row in table.to_pylist()]
+    parquet.write_table(pyarrow.Table.from_pylist(rows, schema=table.schema), path)
+
+
+VERSION_1 = """
+kind taken_at relation schema name relation_kind parent oid heap_bytes toast_bytes index_bytes fsm_vm_bytes total_bytes
+estimated rows n_live n_dead inserted updated deleted hot_updated last_vacuum last_autovacuum last_analyze
+last_autoanalyze last_value min_value max_value increment_by database_bytes xact_commit xact_rollback blks_read blks_hit
+temp_bytes deadlocks conflicts stats_reset wal_bytes in_recovery server_version_num started_at
+"""
+
+
+def make_version_1(path):
+    """Turn a snapshot into the one that version 1 would have written: fewer columns, no other kinds of rows."""
+    with path.open("rb") as file:
+        table = parquet.read_table(file)
+    rows = [row for row in table.to_pylist() if row["kind"] in ("cluster", "database", "sequence", "relation")]
+    for row in rows:
+        row.update({"database": {"oid": None}, "cluster": {"stats_reset": None}}.get(row["kind"], {}))
+    schema = pyarrow.schema([table.schema.field(name) for name in VERSION_1.split()])
+    schema = schema.with_metadata({**table.schema.metadata, b"pgrunbooks.schema_version": b"1"})
+    parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), path)
 
 
 def test_the_folder_is_the_users_own_unless_named(monkeypatch, tmp_path):

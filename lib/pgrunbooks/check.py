@@ -149,18 +149,34 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Since:
+    """What the newest snapshot of the history that is an hour old at least had measured, ``age_s`` seconds ago.
+
+    ``databases`` holds the counters of pg_stat_database and pg_stat_database_conflicts by name, ``checkpoints`` those
+    of the server, ``subscriptions`` apply_errors and sync_errors by oid; counters that were reset since are left out.
+    ``slots`` says of each inactive slot for how many seconds nobody has read it.
+    """
+
+    age_s: float
+    databases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    checkpoints: Mapping[str, Any] | None = None
+    subscriptions: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    slots: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Context:
     """What a judge may know beyond its rows.
 
-    ``outcomes`` are those of the checks asked before. ``since`` is the database's row of the newest snapshot in the
-    history whose counters were not reset since, with its age as ``age_s``, or None. ``standbys`` holds, by name, the
-    rows of the same query on each standby that the target names, or None where that standby could not be asked.
+    ``outcomes`` are those of the checks asked before. ``since`` is what the history knows, or None. ``standbys``
+    holds, by name, the rows of the same query on each standby that the target names, or None where that standby could
+    not be asked.
     """
 
     server: Server
     target: Target
     outcomes: Sequence[Outcome] = ()
-    since: Mapping[str, Any] | None = None
+    since: Since | None = None
     standbys: Mapping[str, Rows | None] = field(default_factory=dict)
 
 

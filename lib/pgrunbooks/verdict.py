@@ -17,7 +17,7 @@ import psycopg
 from psycopg import errors as pg
 
 from pgrunbooks import filing
-from pgrunbooks.check import Check, Context, Finding, Outcome, Remedy, Rows, Severity, Skip, registry
+from pgrunbooks.check import Check, Context, Finding, Outcome, Remedy, Rows, Severity, Since, Skip, registry
 from pgrunbooks.display import card, duration, plain, size
 from pgrunbooks.errors import ConfigurationError, ConnectionLostError, RunbookError
 from pgrunbooks.masking import mask
@@ -263,7 +263,7 @@ class _Run:
         self.rows: dict[str, Rows] = {}
         self.lost: str | None = None
         self._measured: dict[str, Rows] = {}
-        self._snapshot: Mapping[str, Any] | None = None
+        self._history: list[Since | None] = []  # empty until it was looked at
         self._deadline = 0.0
 
     def ask(self, check: Check) -> None:
@@ -327,14 +327,14 @@ class _Run:
         """Return what is left of the check's budget; never nothing, since a time-out of 0 is none at all."""
         return max(self._deadline - time.monotonic(), 0.001)
 
-    def _since(self) -> Mapping[str, Any] | None:
-        if self._snapshot is None:
-            self._snapshot = {}
+    def _since(self) -> Since | None:
+        if not self._history:
+            self._history.append(None)
             if filing.place(filing.history_folder(), filing.ids(self.session)).exists():
-                from pgrunbooks import history  # half a second of Parquet, for those who keep a history
+                from pgrunbooks import history  # a quarter of a second of Parquet, for those who keep a history
 
-                self._snapshot = history.database_since(self.session) or {}
-        return self._snapshot or None
+                self._history[0] = history.since(self.session)
+        return self._history[0]
 
     def _standbys(self, sql: str) -> dict[str, Rows | None]:
         answers: dict[str, Rows | None] = {}

@@ -2,14 +2,34 @@
 
 The server counts since the last reset, so a count means something only over the time that it covers. The rows of a
 check carry that time as ``counters_age_s``. With a snapshot of the history the same columns hold the difference since
-then and its age, and nothing that judges has to change.
+then and its age, and what judges them need not know which it is.
 """
 
-from pgrunbooks.check import Rows
+from collections.abc import Mapping
+from typing import Any
+
+from pgrunbooks.check import Context, Rows
 from pgrunbooks.checks._sessions import Row
 from pgrunbooks.display import duration
 
 DAY_S = 86400.0
+
+
+def since(row: Row, context: Context, then: Mapping[str, Any] | None, **columns: str) -> Row | None:
+    """Return a row with what was counted since the last snapshot, whose row is ``then``; None without one.
+
+    Each of ``columns`` names the snapshot's counter that belongs to it. A snapshot that lacks one of them, as older
+    ones do, is none.
+    """
+    if context.since is None or then is None or any(then[name] is None for name in columns.values()):
+        return None
+    counted = {column: (row[column] or 0) - then[name] for column, name in columns.items()}
+    return {**row, **counted, "counters_age_s": context.since.age_s}
+
+
+def since_database(row: Row, context: Context, **columns: str) -> Row | None:
+    """Return a row of a database with what was counted there since the last snapshot; None without one."""
+    return since(row, context, context.since.databases.get(row["database"]) if context.since else None, **columns)
 
 
 def a_day(count: float | None, row: Row) -> float:

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from pgrunbooks.check import catalogue
+from pgrunbooks.check import Since, catalogue
 from pgrunbooks.checks.locks.deadlocks import judge
 
 LIMITS = catalogue()["deadlocks"].limits()
@@ -68,10 +68,12 @@ def test_no_database_is_well(context):
 
 @pytest.mark.parametrize(("deadlocks", "hours", "severity"), [(7, 1, []), (8, 1, ["warning"]), (8, 49, [])])
 def test_with_a_history_those_since_the_last_snapshot_count(deadlocks, hours, severity, context):
-    since = replace(context, since={"deadlocks": 7, "age_s": hours * 3600})
+    since = replace(context, since=Since(hours * 3600, databases={"shop": {"deadlocks": 7}}))
     assert severities([counted(deadlocks, 40)], since) == severity
 
 
-def test_a_snapshot_of_another_database_says_nothing(context):
-    since = replace(context, since={"deadlocks": 0, "age_s": 3600})
-    assert severities([counted(39, 40, database="other")], since) == []
+@pytest.mark.parametrize("known", [{}, {"other": {"deadlocks": 39}}, {"shop": {"deadlocks": None}}])
+def test_a_database_that_was_reset_since_or_is_not_in_the_snapshot_is_judged_by_its_age(known, context):
+    since = replace(context, since=Since(3600, databases=known))
+    assert severities([counted(39, 40)], since) == []
+    assert severities([counted(40, 40)], since) == ["warning"]

@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
 from conftest import diagnose
-from pgrunbooks.check import catalogue
+from pgrunbooks.check import Since, catalogue
 from pgrunbooks.checks.queries.cache_hit_low import judge
 from pgrunbooks.drills import drills
 
@@ -75,3 +77,27 @@ def test_the_title_says_how_much_in_which_time(context):
 
 def test_no_database_is_well(context):
     assert severities([], context) == []
+
+
+def since(context, hits, reads, database="shop"):
+    return replace(context, since=Since(7200, databases={database: {"blks_hit": hits, "blks_read": reads}}))
+
+
+@pytest.mark.parametrize(
+    ("hits", "reads", "severity"),
+    [(0, 0, []), (950_001, 49_999, []), (950_000, 50_000, ["warning"]), (950_000, 49_999, []), (0, M, ["warning"])],
+)
+def test_with_a_history_the_requests_since_the_last_snapshot_count(hits, reads, severity, context):
+    assert severities([counted(M + hits, 9 * M + reads)], since(context, M, 9 * M)) == severity
+
+
+def test_what_fell_out_of_memory_lately_does_not_hide_behind_a_good_year(context):
+    row = {**counted(901 * M, 2 * M), "reading_s": 4711.0}
+    assert severities([row], context) == []
+    (finding,) = judge([row], LIMITS, since(context, 900 * M, M))
+    assert finding.title == "Database shop finds 50.0% of its pages in memory; 7.6 GB came from beyond in 2 h"
+    assert "reading_s" not in finding.evidence[0]
+
+
+def test_a_database_that_was_reset_since_or_is_not_in_the_snapshot_is_judged_by_all_that_was_counted(context):
+    assert severities([counted(M, M)], since(context, M, M, database="crm")) == ["warning"]

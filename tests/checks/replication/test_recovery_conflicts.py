@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
 from conftest import diagnose
-from pgrunbooks.check import catalogue
+from pgrunbooks.check import Since, catalogue
 from pgrunbooks.checks.replication.recovery_conflicts import judge
 from pgrunbooks.drills import drills
 from pgrunbooks.drills.recovery_conflicts import conflict
@@ -92,3 +94,53 @@ def test_none_at_all_is_well_whatever_the_limit(context):
 
 def test_a_primary_has_no_rows_and_is_well(context):
     assert severities([], context) == []
+
+
+THEN = dict.fromkeys(
+    ("confl_snapshot", "confl_lock", "confl_bufferpin", "confl_deadlock", "confl_tablespace", "confl_logicalslot"), 50
+)
+NOW = dict.fromkeys(("snapshot", "lock", "buffer_pin", "deadlock", "tablespace", "logical_slot"), 50)
+
+
+@pytest.mark.parametrize(
+    ("more", "hours", "severity"),
+    [
+        ({}, 2, []),
+        ({"lock": 59}, 2, []),
+        ({"lock": 60}, 2, ["warning"]),
+        ({"lock": 55, "snapshot": 55}, 240, ["warning"]),
+    ],
+)
+def test_with_a_history_all_since_the_last_snapshot_count(more, hours, severity, context):
+    since = replace(context, since=Since(hours * 3600, databases={"shop": THEN}))
+    assert severities([counted(1, **{**NOW, **more})], since) == severity
+
+
+def test_the_commonest_since_the_last_snapshot_is_named(context):
+    since = replace(context, since=Since(7200, databases={"shop": {**THEN, "confl_snapshot": 4000}}))
+    (finding,) = judge([counted(**{**NOW, "snapshot": 4001, "lock": 70})], LIMITS, since)
+    assert "21 conflicts with recovery" in finding.title
+    assert finding.title.endswith("of this standby, in 2 h")
+    assert "a table that they read was locked or dropped" in finding.impact
+
+
+@pytest.mark.parametrize("known", [{}, {"crm": THEN}, {"shop": {**THEN, "confl_lock": None}}])
+def test_a_database_that_was_reset_since_or_is_not_in_the_snapshot_is_judged_by_its_age(known, context):
+    since = replace(context, since=Since(7200, databases=known))
+    assert severities([counted(30, lock=299)], since) == []
+    assert severities([counted(30, lock=300)], since) == ["warning"]
+
+
+def test_a_conflict_before_the_snapshot_is_old_news_and_one_after_it_is_found(server, remember):
+    drill = drills()[CODE]
+    with temporary_standby(server) as standby:
+
+        def found():
+            return diagnose(server, CODE, thresholds=drill.thresholds, dsn=standby.url()).about(CODE)
+
+        remember(hours_ago=3, url=standby.url())
+        conflict(server, standby)
+        (finding,) = found()
+        assert finding.title.endswith("of this standby, in 3 h")
+        remember(hours_ago=2, url=standby.url())
+        assert found() == []

@@ -1,7 +1,12 @@
+from dataclasses import replace
+
 import pytest
 
-from pgrunbooks.check import catalogue
+from conftest import diagnose
+from pgrunbooks.check import Since, catalogue
 from pgrunbooks.checks.wal.checkpoint_pressure import judge
+from pgrunbooks.drills import drills
+from pgrunbooks.sandbox import wait_until
 
 LIMITS = catalogue()["checkpoint-pressure"].limits()
 
@@ -63,3 +68,49 @@ def test_the_change_doubles_the_setting_and_can_be_undone(context):
 
 def test_no_row_is_well(context):
     assert severities([], context) == []
+
+
+def since(context, timed, requested):
+    then = {"timed_checkpoints": timed, "requested_checkpoints": requested}
+    return replace(context, since=Since(7200, checkpoints=then))
+
+
+@pytest.mark.parametrize(
+    ("timed", "requested", "severity"),
+    [(0, 0, []), (0, 9, []), (0, 10, ["warning"]), (5, 5, ["warning"]), (6, 5, []), (900, 10, [])],
+)
+def test_with_a_history_those_since_the_last_snapshot_decide_and_are_a_warning(timed, requested, severity, context):
+    assert severities([counted(70 + timed, 900 + requested)], since(context, 70, 900)) == severity
+
+
+@pytest.mark.parametrize("then", [None, {"timed_checkpoints": None, "requested_checkpoints": None}])
+def test_counters_that_were_reset_since_or_are_not_in_the_snapshot_give_a_hint(then, context):
+    known = replace(context, since=Since(7200, checkpoints=then))
+    assert severities([counted(0, 10)], known) == ["info"]
+
+
+def test_checkpoints_before_the_snapshot_are_old_news_and_those_after_it_a_warning(server, remember):
+    def found():
+        return [it.severity for it in diagnose(server, "checkpoint-pressure").about("checkpoint-pressure")]
+
+    with server.connect() as dba:
+        request(dba, 10)
+        remember(hours_ago=0.5)
+        assert found() == ["info"]  # half an hour is no window
+        remember(hours_ago=2)
+        assert found() == []
+        request(dba, 10)
+        assert found() == ["warning"]
+        with drills()["checkpoint-pressure"].fault(server):  # which begins with a reset of the counters
+            assert found() == ["info"]
+
+
+def request(dba, number):
+    """Request so many checkpoints, more than were due so far, and wait until they were counted."""
+    timed, requested, view = "num_timed", "num_requested", "pg_stat_checkpointer"
+    if dba.info.server_version < 170000:
+        timed, requested, view = "checkpoints_timed", "checkpoints_req", "pg_stat_bgwriter"
+    before, due = dba.execute(f"select {requested}, {timed} from {view}").fetchone()
+    for _ in range(max(number, due - before)):
+        dba.execute("checkpoint")
+    wait_until(dba, f"select {requested} >= %s from {view}", [before + number])

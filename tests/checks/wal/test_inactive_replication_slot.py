@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
 from conftest import diagnose
-from pgrunbooks.check import catalogue
+from pgrunbooks.check import Since, catalogue
 from pgrunbooks.checks.wal.inactive_replication_slot import judge
 from pgrunbooks.drills import drills
 
@@ -93,3 +95,34 @@ def test_a_limit_for_slots_is_proposed_only_where_there_is_none(context):
 
 def test_no_slot_is_well(context):
     assert severities([], context) == []
+
+
+@pytest.mark.parametrize(
+    ("inactive_s", "slots", "severity"),
+    [
+        (None, {}, []),
+        (None, {"other": 7200.0}, []),
+        (None, {"replica": 3599.9}, []),
+        (None, {"replica": 3600.0}, ["warning"]),
+        (60.0, {"replica": 7200.0}, []),  # the server knows better
+    ],
+)
+def test_where_the_server_does_not_tell_since_when_the_history_does(inactive_s, slots, severity, context):
+    assert severities([slot(0, inactive_s)], replace(context, since=Since(3600.0, slots=slots))) == severity
+
+
+def test_since_the_first_snapshot_that_saw_it_so_before_17_and_since_the_server_says_so_later(server, remember):
+    with server.connect() as dba:
+        dba.execute("select pg_create_physical_replication_slot('forgotten', true)")
+        try:
+            remember(hours_ago=30)
+            remember(hours_ago=2)
+            remember(hours_ago=0.9)
+            titles = [it.title for it in diagnose(server, CODE).about(CODE)]
+            assert len(titles) == (dba.info.server_version < 170000)
+            assert all(it.endswith("and has been inactive for 1 d 6 h") for it in titles)
+            dba.execute("select pg_logical_emit_message(true, 'test', 'an order'), pg_switch_wal()")
+            dba.execute("select pg_replication_slot_advance('forgotten', pg_current_wal_lsn())")
+            assert diagnose(server, CODE).about(CODE) == []
+        finally:
+            dba.execute("select pg_drop_replication_slot('forgotten')")

@@ -10,8 +10,8 @@ history the deadlocks since its last snapshot are counted instead.
 from collections.abc import Iterable
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows, grade
-from pgrunbooks.checks._counters import DAY_S, a_day, window
-from pgrunbooks.checks._sessions import Row, count
+from pgrunbooks.checks._counters import DAY_S, a_day, since_database, window
+from pgrunbooks.checks._sessions import count
 
 _COUNTERS = """
 select
@@ -40,18 +40,10 @@ REMEDIES = (
 )
 
 
-def since_snapshot(row: Row, context: Context) -> Row:
-    """Return the row with what was counted since the last snapshot of its database, where there is one."""
-    if not context.since or row["database"] != context.server.database:
-        return row
-    deadlocks = row["deadlocks"] - context.since["deadlocks"]
-    return {**row, "deadlocks": deadlocks, "counters_age_s": context.since["age_s"]}
-
-
 def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
     """Grade each database of the server by its deadlocks a day."""
     for row in rows:
-        counted = since_snapshot(row, context)
+        counted = since_database(row, context, deadlocks="deadlocks") or row
         deadlocks, age = counted["deadlocks"], counted["counters_age_s"]
         daily = a_day(deadlocks, counted)
         severity = grade(daily, limits)
@@ -64,7 +56,7 @@ def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
             name=row["database"],
             title=f"Database {row['database']} has had {count(deadlocks, 'deadlock')} {window(counted)}{rate}",
             impact="Each one made two clients wait for deadlock_timeout, and one of them lost its transaction.",
-            evidence=[{**row, "deadlocks_a_day": daily}],
+            evidence=[{**counted, "deadlocks_a_day": daily}],
             remedies=REMEDIES,
         )
 

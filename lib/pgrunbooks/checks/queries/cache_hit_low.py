@@ -2,14 +2,15 @@
 
 Pages that are not in ``shared_buffers`` are asked of the operating system, which has them in its own cache or reads the
 disk. While the pages in use fit, nearly every request is a hit; when they no longer do, response times depend on that.
-Decided by hits among all requests for pages of a database (its tables, indexes and the catalog) over the age of its
-counters, once there are ``min_requests``. A large report reads past the cache on purpose and lowers the share too.
+Decided by hits among all requests for pages of a database (its tables, indexes and the catalog) since the last snapshot
+of the history, else over the age of its counters, once there are ``min_requests``. A large report reads past the cache
+on purpose and lowers the share too.
 """
 
 from collections.abc import Iterable
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows
-from pgrunbooks.checks._counters import evidence, window
+from pgrunbooks.checks._counters import evidence, since_database, window
 from pgrunbooks.checks._sessions import Row
 from pgrunbooks.display import size
 
@@ -47,10 +48,16 @@ REMEDIES = (
 
 def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
     """Report each database with enough requests, of which too few were hits."""
-    for row in rows:
+    for counted in rows:
+        row = _since(counted, context)
         hits, reads = row["hits"] or 0, row["reads"] or 0
         if hits + reads >= max(limits["min_requests"], 1) and hits / (hits + reads) <= limits["warning"]:
             yield _finding(row, hits / (hits + reads))
+
+
+def _since(row: Row, context: Context) -> Row:
+    counted = since_database(row, context, hits="blks_hit", reads="blks_read")
+    return {**counted, "reading_s": None} if counted else row  # no snapshot holds how long reading took
 
 
 def _finding(row: Row, ratio: float) -> Finding:
@@ -75,4 +82,5 @@ check = Check(
     docs=("https://www.postgresql.org/docs/current/runtime-config-resource.html#GUC-SHARED-BUFFERS",),
     runbook="query_performance",
     uses_counters=True,
+    since_snapshot=True,
 )

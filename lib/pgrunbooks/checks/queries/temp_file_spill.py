@@ -2,16 +2,17 @@
 
 A sort, a hash or a materialised result that does not fit into ``work_mem`` goes through temporary files: slower by an
 order of magnitude, and it takes room and throughput from everybody else. Decided by the bytes of temporary files of a
-database a day, over the age of its counters, which is taken as one day at least. Where pg_stat_statements is installed
-in this database the five statements that spilled most are named, for every database of the server; they
-may write one page several times, and their counters may be older or younger than those of the database.
+database a day since the last snapshot of the history, else over the age of its counters, which is taken as one day at
+least. Where pg_stat_statements is installed in this database the five statements that spilled most are named, for
+every database of the server; they may write one page several times, and their counters may be older or younger than
+those of the database.
 """
 
 from collections.abc import Iterable
 from itertools import groupby
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows, grade
-from pgrunbooks.checks._counters import DAY_S, a_day, evidence, window
+from pgrunbooks.checks._counters import DAY_S, a_day, evidence, since_database, window
 from pgrunbooks.checks._sessions import Row, count
 from pgrunbooks.display import size
 
@@ -73,7 +74,7 @@ def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
     """Grade each database by the bytes of its temporary files a day; name the statements that wrote most."""
     for _, group in groupby(rows, key=lambda row: row["database"]):
         statements = list(group)
-        row = statements[0]
+        row = since_database(statements[0], context, temp_bytes="temp_bytes", temp_files="temp_files") or statements[0]
         severity = grade(a_day(row["temp_bytes"], row), limits)
         if severity and row["temp_bytes"]:
             rate = a_day(row["temp_bytes"], row)
@@ -126,4 +127,5 @@ check = Check(
     docs=("https://www.postgresql.org/docs/current/runtime-config-resource.html#GUC-WORK-MEM",),
     runbook="query_performance",
     uses_counters=True,
+    since_snapshot=True,
 )

@@ -3,13 +3,14 @@
 A standby must replay what the primary did: rows vacuumed away, tables dropped or locked. A query on the standby that
 still needs them may hold replay up for ``max_standby_streaming_delay``, and is then cancelled with 'conflict with
 recovery'. Now and then is the price of reading there; every few minutes means that reports and vacuum do not go
-together. Decided by cancelled queries a day over the age of the counters, which is taken as one day at least.
+together. Decided by the queries that were cancelled since the last snapshot of the history; without one by those a day
+over the age of the counters, which is taken as one day at least.
 """
 
 from collections.abc import Iterable
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows, grade
-from pgrunbooks.checks._counters import DAY_S, a_day, evidence, window
+from pgrunbooks.checks._counters import DAY_S, a_day, evidence, since_database, window
 from pgrunbooks.checks._sessions import Row, count
 
 _CONFLICTS_15 = """
@@ -61,11 +62,23 @@ _REASONS = {
 }
 
 
+_COUNTERS = {
+    "snapshot": "confl_snapshot",
+    "lock": "confl_lock",
+    "buffer_pin": "confl_bufferpin",
+    "deadlock": "confl_deadlock",
+    "tablespace": "confl_tablespace",
+    "logical_slot": "confl_logicalslot",
+}
+
+
 def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
-    """Grade each database of the standby by the queries that were cancelled there a day."""
-    for row in rows:
+    """Grade each database of the standby by the queries that were cancelled there since the last snapshot, or a day."""
+    for total in rows:
+        counted = since_database(total, context, **_COUNTERS)
+        row = counted or total
         cancelled = sum(row[reason] or 0 for reason in _REASONS)
-        severity = grade(a_day(cancelled, row), limits)
+        severity = grade(cancelled if counted else a_day(cancelled, row), limits)
         if not severity or not cancelled:
             continue
         most = max(_REASONS, key=lambda reason: row[reason] or 0)
@@ -111,4 +124,5 @@ check = Check(
     docs=("https://www.postgresql.org/docs/current/hot-standby.html#HOT-STANDBY-CONFLICT",),
     runbook="replication_health",
     uses_counters=True,
+    since_snapshot=True,
 )

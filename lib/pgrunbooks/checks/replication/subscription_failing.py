@@ -3,17 +3,18 @@
 A subscription applies the changes of another database. When one cannot be applied (a duplicate key, a column that is
 missing) its worker ends with an error, starts again after some seconds and fails at the same change for ever: nothing
 behind it arrives, and the publisher keeps all WAL for it. Decided by the errors counted for apply and for the first
-copy of tables; by a subscription that is enabled and has no worker; and by a table whose copy runs for longer than
-``sync`` (no catalog says since when a table waits, so that a worker's age is what can be measured). Errors are a
-warning where the worker has run for a minute since and no copy is open: a failing one ends at once. Only the
-tables of this database can be seen. On a standby subscriptions rest, and nothing is judged.
+copy of tables since the last snapshot of the history, without one by all that were counted; by a subscription that is
+enabled and has no worker; and by a table whose copy runs for longer than ``sync`` (no catalog says since when a table
+waits, so that a worker's age is what can be measured). Errors are a warning where the worker has run for a minute since
+and no copy is open: a failing one ends at once. Only the tables of this database can be seen. On a standby
+subscriptions rest, and nothing is judged.
 """
 
 from collections.abc import Iterable
 from itertools import groupby
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows
-from pgrunbooks.checks._counters import evidence
+from pgrunbooks.checks._counters import evidence, since, window
 from pgrunbooks.checks._sessions import Row, count
 from pgrunbooks.display import duration
 
@@ -61,10 +62,15 @@ def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
     named = set()
     for _, group in groupby(rows, key=lambda row: row["subscription_oid"]):
         tables = list(group)
-        finding = _judged(tables[0], [row for row in tables if row["table"]], limits)
+        finding = _judged(_since(tables[0], context), [row for row in tables if row["table"]], limits)
         if finding and finding.name not in named:  # one name may stand in two databases; this one comes first
             named.add(finding.name)
             yield finding
+
+
+def _since(row: Row, context: Context) -> Row:
+    then = context.since.subscriptions.get(row["subscription_oid"]) if context.since else None
+    return since(row, context, then, apply_errors="apply_errors", sync_errors="sync_errors") or row
 
 
 def _judged(row: Row, tables: Rows, limits: Limits) -> Finding | None:
@@ -75,7 +81,7 @@ def _judged(row: Row, tables: Rows, limits: Limits) -> Finding | None:
     still = (apply_errors and not steady) or (sync_errors and (tables or not row["is_here"]))
     said = []
     if apply_errors or sync_errors:
-        said.append(f"has failed {_times(apply_errors, sync_errors)}")
+        said.append(f"has failed {_times(apply_errors, sync_errors)}{_window(row)}")
     if stopped:
         said.append("is enabled and has no worker")
     if slow:
@@ -96,6 +102,10 @@ def _judged(row: Row, tables: Rows, limits: Limits) -> Finding | None:
         evidence=[*evidence([row], *columns), *evidence(tables, "table", "table_state", "copying_s")],
         remedies=_remedies(row),
     )
+
+
+def _window(row: Row) -> str:
+    return f" {window(row)}" if "counters_age_s" in row else ""
 
 
 def _times(apply_errors: int, sync_errors: int) -> str:
@@ -148,4 +158,5 @@ check = Check(
     sees_sessions=True,
     primary_only=True,
     uses_counters=True,
+    since_snapshot=True,
 )

@@ -3,14 +3,14 @@
 A checkpoint is due every ``checkpoint_timeout``; when writes fill ``max_wal_size`` before, the server forces one. Each
 checkpoint makes the next change of every page write the whole page into the WAL, so forced checkpoints beget WAL that
 forces the next one, and the disk never rests. Decided by requested against timed checkpoints, of ``min_checkpoints`` at
-least. The view counts manual checkpoints and those of backups and dropped databases as requested too: over the age of
-the counters this is a hint (info) and no more; only a window between two snapshots would make it a warning.
+least, since the last snapshot of the history. The view counts manual checkpoints and those of backups and dropped
+databases as requested too: without a history, over the age of the counters, this is a hint (info) and no more.
 """
 
 from collections.abc import Iterable
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows
-from pgrunbooks.checks._counters import evidence, window
+from pgrunbooks.checks._counters import evidence, since, window
 from pgrunbooks.checks._sessions import Row
 from pgrunbooks.display import duration, size
 
@@ -40,11 +40,19 @@ SQL = {15: _CHECKPOINTS_15, 17: _CHECKPOINTS_17}
 
 def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
     """Report where as many checkpoints were requested as were due, once there are enough of them."""
-    for row in rows:
+    for total in rows:
+        counted = since(
+            total,
+            context,
+            context.since.checkpoints if context.since else None,
+            timed="timed_checkpoints",
+            requested="requested_checkpoints",
+        )
+        row = counted or total
         timed, requested = row["timed"] or 0, row["requested"] or 0
         if timed + requested >= max(limits["min_checkpoints"], 1) and requested >= timed:
             yield Finding(
-                severity="info",
+                severity="warning" if counted else "info",
                 kind="cluster",
                 name="cluster",
                 title=f"{requested} of {timed + requested} checkpoints came before they were due, {window(row)}",
@@ -85,4 +93,5 @@ check = Check(
     runbook="replication_health",
     primary_only=True,
     uses_counters=True,
+    since_snapshot=True,
 )

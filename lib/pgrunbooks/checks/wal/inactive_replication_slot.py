@@ -2,10 +2,12 @@
 
 A replication slot makes the server keep all WAL that its reader has not confirmed. While nobody reads it that is every
 byte written from then on: pg_wal grows until the disk is full, unless ``max_slot_wal_keep_size`` gives the slot up
-before. Decided by the WAL that an inactive slot retains, and on 17 and later by how long it has been inactive (since
-the last start of the server at most; before 17 only snapshots could tell). Critical where the server has begun to give
-the slot up (unreserved), or keeps more than ``max_wal_size`` for it and nothing limits that. Temporary slots, slots
-synchronised from a primary, slots that reserve nothing and lost ones (replication-slot-lost has those) are left out.
+before. Decided by the WAL that an inactive slot retains, and by how long it has been inactive. That the server tells
+from 17 on (since its last start at most). Before, only a history can: since the first of the snapshots in which the
+slot was inactive without a break. Whoever reads between two of them moves what the slot has confirmed, and that begins
+anew; one who came, confirmed nothing and went is not seen. Critical where the server has begun to give the slot up
+(unreserved), or keeps more than ``max_wal_size`` for it and nothing limits that. Temporary slots, slots synchronised
+from a primary, slots that reserve nothing and lost ones (replication-slot-lost has those) are left out.
 """
 
 from collections.abc import Iterable
@@ -67,6 +69,8 @@ SQL = {15: _SLOTS_15, 17: _SLOTS_17}
 def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
     """Grade each inactive slot by what it retains, since when, and what the server says of its WAL."""
     for row in rows:
+        if row["inactive_s"] is None and context.since:
+            row = {**row, "inactive_s": context.since.slots.get(row["slot"])}
         severity = _severity(row, limits)
         if severity:
             yield _finding(row, severity)
@@ -135,4 +139,5 @@ check = Check(
     judge=judge,
     docs=("https://www.postgresql.org/docs/current/warm-standby.html#STREAMING-REPLICATION-SLOTS",),
     runbook="replication_health",
+    since_snapshot=True,
 )
