@@ -415,6 +415,26 @@ class TestSince:
         assert (len(history.database_sizes(taken)), warnings) == (2, [])
         assert "public.visits" in {row["relation"] for row in history.growth(taken)}
 
+    def test_costs_a_run_no_more_than_it_needs(self, server, remember):
+        """The import of Parquet where there is a history, never those of pandas and DuckDB, which take longer."""
+        script = (
+            "import sys\n"
+            "from pgrunbooks.targets import Target\n"
+            "from pgrunbooks.verdict import checks_for, look\n"
+            f"target = Target(name='tested', dsn={server.url()!r})\n"
+            "verdict = look(target, checks_for('deadlocks'), database=None, runbook='check', parameters={})\n"
+            "assert verdict.checks[0].outcome in ('ok', 'found')\n"
+            "print(*{'pyarrow', 'pandas', 'duckdb'} & set(sys.modules))\n"
+        )
+
+        def imported():
+            run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+            return run.stdout.split()
+
+        assert imported() == []
+        remember(hours_ago=2)
+        assert imported() == ["pyarrow"]
+
 
 class TestASlot:
     @pytest.fixture

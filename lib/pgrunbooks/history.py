@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import psycopg
 import pyarrow
-from pyarrow import compute, parquet
+from pyarrow import parquet
 
 from pgrunbooks.check import Since, Skip
 from pgrunbooks.display import duration, size, when
@@ -247,7 +247,7 @@ def record_snapshot(session: Session, *, at: datetime.datetime | None = None, fo
         try:
             with aside.open("xb") as file:
                 with parquet.ParquetWriter(file, _SCHEMA.with_metadata(metadata), compression="zstd") as writer:
-                    for rows in _measured(session, at, folder):
+                    for rows in filter(None, _measured(session, at, folder)):
                         table = pyarrow.Table.from_pylist([{"taken_at": at, **row} for row in rows], schema=_SCHEMA)
                         writer.write_table(table)
                 file.flush()
@@ -404,12 +404,23 @@ def read_rows(snapshot: Snapshot | Path, kind: str) -> list[dict[str, Any]]:
         file = parquet.ParquetFile(source)
         groups = [it for it in range(file.num_row_groups) if _may_hold(file.metadata.row_group(it), kind)]
         table = file.read_row_groups(groups, columns=["kind", *columns])
-    rows: list[dict[str, Any]] = table.filter(compute.field("kind") == kind).to_pylist()
-    rows = [{name: row.get(name) for name in columns} for row in rows]
-    for row in rows:
-        if kind == "relation":
+    # pyarrow's own filters and times would import pandas, which takes longer than all the rest
+    plain = [field.with_type(_INT) if field.name in _TIMES else field for field in table.schema]
+    measured = [row for row in table.cast(pyarrow.schema(plain)).to_pylist() if row["kind"] == kind]
+    rows = [{name: _read(name, row.get(name)) for name in columns} for row in measured]
+    if kind == "relation":
+        for row in rows:
             row["kind"] = row.pop("relation_kind")
     return rows
+
+
+def _read(name: str, value: Any) -> Any:
+    """Return a value with the time that was read as microseconds."""
+    return _time(value) if name in _TIMES and value is not None else value
+
+
+def _time(microseconds: int) -> datetime.datetime:
+    return _EPOCH + datetime.timedelta(microseconds=microseconds)
 
 
 def _may_hold(group: parquet.RowGroupMetaData, kind: str) -> bool:
@@ -550,7 +561,7 @@ def growers(taken: Sequence[Snapshot], most: int = 10) -> list[dict[str, Any]]:
 def database_sizes(taken: Sequence[Snapshot]) -> list[dict[str, Any]]:
     """Return the size of the database at each snapshot, oldest first. Columns: taken_at, database_bytes."""
     rows = _of_whole_files(lambda whole: _ask(_DATABASE_SIZES, whole), taken)
-    return [{"taken_at": _EPOCH + datetime.timedelta(microseconds=row.pop("taken_us")), **row} for row in rows]
+    return [{"taken_at": _time(row.pop("taken_us")), **row} for row in rows]
 
 
 def summary(taken: Sequence[Snapshot], left_aside: Sequence[str] = ()) -> str:

@@ -331,7 +331,7 @@ class _Run:
         if not self._history:
             self._history.append(None)
             if filing.place(filing.history_folder(), filing.ids(self.session)).exists():
-                from pgrunbooks import history  # a quarter of a second of Parquet, for those who keep a history
+                from pgrunbooks import history  # Parquet is for those who keep a history
 
                 self._history[0] = history.since(self.session)
         return self._history[0]
