@@ -5,7 +5,8 @@ lost a write and a library that sorts text otherwise since an upgrade. Decided b
 in a user's schema, TOAST included: verify_heapam returns a row for a table, or bt_index_check raises for a btree, each
 entry of its table looked for in it; both take ACCESS SHARE only. A table that does not pass is a finding of kind
 ``table``, since no index heals it; its indexes are then compared with themselves alone. The smallest table comes first,
-before its indexes. What is locked, takes too long or is not reached is named. All is read: so it is asked by name only.
+before its indexes. What is locked, takes too long or is not reached is named, with the pg_amcheck that takes its time
+(and reads the server's own catalogs too). All is read: so it is asked by name only.
 """
 
 import shlex
