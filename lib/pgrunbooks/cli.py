@@ -25,6 +25,7 @@ USAGE = ConfigurationError.exit_status
 
 def run() -> None:
     """Run the command line; the exit statuses are those of the monitoring plug-ins, 64 for wrong usage."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that whatever was begun is cleared away
     try:
         sys.exit(main.main(prog_name="pgrunbooks", standalone_mode=False) or 0)
