@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgrunbooks.check import Remedy, Rows
+from pgrunbooks.checks._texts import with_query
 
 Row = Mapping[str, Any]
 
@@ -49,7 +50,7 @@ activity as materialized (
     select
         a.pid, coalesce(a.leader_pid, a.pid) as session_pid, a.usename, a.datname, a.application_name, a.client_addr,
         a.backend_type, a.state, a.wait_event_type, a.wait_event, a.backend_start, a.xact_start, a.query_start,
-        a.state_change, a.query
+        a.state_change, {query} as query
     from pg_catalog.pg_stat_activity as a
 ),
 own as materialized (
@@ -114,7 +115,7 @@ select
         select 'prepared_transaction:' || p.gid from prepared_blockers as p where p.session_pid = a.pid
         order by 1
     ) as blocked_by,
-    pg_catalog.left(a.query, 10000) as query
+    a.query
 from activity as a
 left join waiting as w on w.session_pid = a.pid
 left join pg_catalog.pg_database as here on here.datname = pg_catalog.current_database()
@@ -132,7 +133,7 @@ from pg_catalog.pg_prepared_xacts as p
 order by kind, id
 """
 
-SQL: Mapping[int, str] = {15: _SESSIONS}
+SQL: Mapping[int, str] = {15: with_query(_SESSIONS)}
 
 IDLE_IN_TRANSACTION = ("idle in transaction", "idle in transaction (aborted)")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pgrunbooks.check import Context, Finding, Limits, Rows, Skip
 from pgrunbooks.checks._sessions import count
+from pgrunbooks.checks._texts import with_query
 
 Row = Mapping[str, Any]
 
@@ -26,7 +27,7 @@ vacuuming as materialized (
     select p.relid from pg_catalog.pg_stat_progress_cluster as p where p.datid = (select h.oid from here as h)
 ),
 workers as materialized (
-    select a.pid, a.query
+    select a.pid, {query} as query
     from pg_catalog.pg_stat_activity as a
     where a.backend_type = 'autovacuum worker'
 ),
@@ -82,11 +83,15 @@ order by c.dead_rows desc, "table", is_toast
 """
 
 SQL: Mapping[int, str] = {
-    15: _TABLES.replace("{most}", "null").replace("{workers}", "current_setting('autovacuum_max_workers')::int"),
-    18: _TABLES.replace(
+    15: with_query(_TABLES)
+    .replace("{most}", "null")
+    .replace("{workers}", "current_setting('autovacuum_max_workers')::int"),
+    18: with_query(_TABLES)
+    .replace(
         "{most}",
         "nullif(coalesce(o.max_threshold, current_setting('autovacuum_vacuum_max_threshold')::float8), -1)",
-    ).replace(
+    )
+    .replace(
         "{workers}",
         "least(current_setting('autovacuum_max_workers')::int, current_setting('autovacuum_worker_slots')::int)",
     ),

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows
 from pgrunbooks.checks._sessions import evidence, label, terminate
+from pgrunbooks.checks._texts import with_query
 from pgrunbooks.display import duration
 
 _SUBTRANSACTIONS = """
@@ -29,14 +30,14 @@ select
     extract(epoch from clock_timestamp() - a.xact_start)::float8 as transaction_s,
     s.subxact_count as cached_subtransactions,
     s.subxact_overflowed as overflowed,
-    pg_catalog.left(a.query, 10000) as query
+    {query} as query
 from pg_catalog.pg_stat_get_backend_idset() as b (id)
 cross join lateral pg_catalog.pg_stat_get_backend_subxact(b.id) as s
 join pg_catalog.pg_stat_activity as a on a.pid = pg_catalog.pg_stat_get_backend_pid(b.id)
 where a.pid <> pg_catalog.pg_backend_pid() and s.subxact_count > 0
 order by s.subxact_overflowed desc, a.xact_start nulls last, a.pid
 """
-SQL = {16: _SUBTRANSACTIONS}
+SQL = {16: with_query(_SUBTRANSACTIONS)}
 
 REMEDIES = (
     Remedy(

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows
 from pgrunbooks.checks._sessions import count, evidence, literal
+from pgrunbooks.checks._texts import with_query
 
 _COMMITS = """
 select
@@ -28,7 +29,7 @@ select
     a.wait_event,
     extract(epoch from clock_timestamp() - a.xact_start)::float8 as transaction_s,
     extract(epoch from clock_timestamp() - a.query_start)::float8 as statement_s,
-    pg_catalog.left(a.query, 10000) as query
+    {query} as query
 from (
     select
         current_setting('synchronous_standby_names') as standby_names,
@@ -44,7 +45,7 @@ from (
 left join pg_catalog.pg_stat_activity as a on a.wait_event_type = 'IPC' and a.wait_event = 'SyncRep'
 order by a.query_start nulls last, a.pid
 """
-SQL = {15: _COMMITS}
+SQL = {15: with_query(_COMMITS)}
 
 # https://www.postgresql.org/docs/18/runtime-config-replication.html#GUC-SYNCHRONOUS-STANDBY-NAMES
 _NUMBER = re.compile(r"(\s*(?:(?:any|first)\s+)?)(\d+)(?=\s*\()", re.IGNORECASE)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows, grade
 from pgrunbooks.checks._sessions import Row, count, evidence, finish_prepared, label, literal, terminate
+from pgrunbooks.checks._texts import with_query
 
 # A prepared transaction has no pid and keeps the virtual id of its session: the lock on its own xid says which it is.
 _HOLDERS = """
@@ -40,17 +41,17 @@ select
     current_setting('max_locks_per_transaction')::int as max_locks_per_transaction,
     current_setting('max_locks_per_transaction')::int8
         * (current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int) as capacity,
-    pg_catalog.left(a.query, 10000) as query
+    {query} as query
 from locks as l
 left join pg_catalog.pg_stat_activity as a on a.pid = l.pid
 left join prepared as p on l.pid is null and p.virtualtransaction = l.virtualtransaction
 where not l.fastpath and l.mode <> 'SIReadLock' and l.pid is distinct from pg_catalog.pg_backend_pid()
 group by
     p.gid, p.owner, p.database, p.prepared, l.pid, a.usename, a.datname, a.application_name, a.client_addr,
-    a.backend_type, a.state, a.backend_start, a.xact_start, a.query
+    a.backend_type, a.state, a.backend_start, a.xact_start, a.datid, a.query
 order by locks desc, kind, name
 """
-SQL = {15: _HOLDERS}
+SQL = {15: with_query(_HOLDERS)}
 
 
 def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:

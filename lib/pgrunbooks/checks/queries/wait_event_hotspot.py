@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows
 from pgrunbooks.checks._sessions import Row, count
+from pgrunbooks.checks._texts import with_query
 from pgrunbooks.display import duration
 
 LONG_S = 1.0  # https://www.postgresql.org/docs/18/runtime-config-locks.html#GUC-DEADLOCK-TIMEOUT
@@ -31,7 +32,7 @@ select
     a.application_name as application,
     extract(epoch from clock_timestamp() - a.query_start)::float8 as statement_s,
     extract(epoch from clock_timestamp() - l.waitstart)::float8 as waiting_s,
-    pg_catalog.left(a.query, 10000) as query
+    {query} as query
 from pg_catalog.pg_stat_activity as a
 left join (
     select w.pid, min(w.waitstart) as waitstart
@@ -42,7 +43,7 @@ left join (
 where a.state = 'active' and a.backend_type = 'client backend' and a.pid <> pg_catalog.pg_backend_pid()
 order by a.query_start, a.pid
 """
-SQL = {15: _ACTIVE}
+SQL = {15: with_query(_ACTIVE)}
 
 # https://www.postgresql.org/docs/18/monitoring-stats.html#WAIT-EVENT-TABLE
 _TYPES = {

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows, Severity, grade
 from pgrunbooks.checks._sessions import Row, cancel, evidence, finish_prepared, label, literal, terminate
+from pgrunbooks.checks._texts import with_query
 from pgrunbooks.display import duration
 
 # The flags PROC_IN_VACUUM and PROC_IN_SAFE_IC show nowhere: the progress views and the text of the statement tell.
@@ -49,12 +50,12 @@ select
     'rows' as holds,
     coalesce(
         a.pid in (select v.pid from vacuums as v)
-        or a.query ~* '^(\s|--[^\n]*\n|/\*([^*]|\*[^/])*\*/)*(autovacuum: )?vacuum\M'
-            and a.query !~* 'vacuum\s+full\M'
-            and a.query !~* 'vacuum\s*\([^)]*\mfull\M(?!\s+(off|false|0))'
+        or q.query ~* '^(\s|--[^\n]*\n|/\*([^*]|\*[^/])*\*/)*(autovacuum: )?vacuum\M'
+            and q.query !~* 'vacuum\s+full\M'
+            and q.query !~* 'vacuum\s*\([^)]*\mfull\M(?!\s+(off|false|0))'
             and a.state is distinct from 'idle in transaction'
             and a.pid not in (select z.pid from analyzes as z)
-        or a.query ~* '^(\s|--[^\n]*\n|/\*([^*]|\*[^/])*\*/)*(create\s+(unique\s+)?index|reindex\M[^;]*)\s+'
+        or q.query ~* '^(\s|--[^\n]*\n|/\*([^*]|\*[^/])*\*/)*(create\s+(unique\s+)?index|reindex\M[^;]*)\s+'
                 'concurrently\M'
             and a.state = 'active'
             and a.pid not in (select u.pid from unsafe_builds as u),
@@ -63,8 +64,9 @@ select
     greatest(pg_catalog.age(a.backend_xmin), pg_catalog.age(a.backend_xid))::int8 as transactions,
     extract(epoch from clock_timestamp() - a.xact_start)::float8 as held_s,
     extract(epoch from clock_timestamp() - a.state_change)::float8 as state_s,
-    pg_catalog.left(a.query, 10000) as query
+    q.query
 from pg_catalog.pg_stat_activity as a
+cross join lateral (select {query}) as q (query)
 where a.pid <> pg_catalog.pg_backend_pid() and a.leader_pid is null
     and (a.backend_xmin is not null or a.backend_xid is not null)
 union all
@@ -87,8 +89,8 @@ where (s.xmin is not null or s.catalog_xmin is not null) and s.wal_status is dis
 order by transactions desc, held_s desc nulls last, kind, name
 """
 SQL = {
-    15: _HOLDERS.replace("{inactive_since}", "null::timestamptz"),
-    17: _HOLDERS.replace("{inactive_since}", "s.inactive_since"),
+    15: with_query(_HOLDERS.replace("{inactive_since}", "null::timestamptz")),
+    17: with_query(_HOLDERS.replace("{inactive_since}", "s.inactive_since")),
 }
 
 _WORST: tuple[Severity, ...] = ("critical", "warning", "info")
