@@ -124,3 +124,13 @@ def test_a_superuser_does_not_plan_what_others_wrote(server, session):
     finally:
         with server.connect() as connection:
             connection.execute("drop owned by app; drop role app")
+
+
+def test_a_statement_in_another_database_is_named_with_the_way_to_it(server, session):
+    with Actors(server) as stage:
+        actor = stage.enter("elsewhere", dbname="postgres")
+        actor.pgconn.send_query(b"select pg_sleep(60)")
+        stage.wait_until(f"select wait_event = 'PgSleep' from pg_stat_activity where pid = {actor.info.backend_pid}")
+        (plan,) = plans(session, [actor.info.backend_pid]).plans
+    assert plan.query == "a statement in another database"
+    assert "the parameter database" in plan.why_not

@@ -1,4 +1,4 @@
-"""The command ``pgrunbooks``, which is ``python -m pgrunbooks`` too: from its first line on a signal ends it quietly."""
+"""The command ``pgrunbooks``, which is ``python -m pgrunbooks`` too: a signal ends it quietly from its first line."""
 
 import os
 import signal

@@ -254,9 +254,11 @@ def drill_start(name: str | None) -> None:
     from pgrunbooks import practice
     from pgrunbooks.drills import drills
 
-    started = practice.start(name or random.choice(list(drills())))
+    usual = {it.code for it in verdicts.checks_for()}
+    started = practice.start(name or random.choice([code for code in drills() if code in usual]))
+    named = "" if started.code in usual else f" {started.code}"  # is asked by name only
     click.echo(f"{drills()[started.code].symptom}\n")
-    click.echo("Find it:      pgrunbooks check --target sandbox\nThe answer:   pgrunbooks drill reveal")
+    click.echo(f"Find it:      pgrunbooks check{named} --target sandbox\nThe answer:   pgrunbooks drill reveal")
     click.echo("Heal and end: pgrunbooks drill stop")
 
 

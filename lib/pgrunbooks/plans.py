@@ -17,7 +17,14 @@ from pgrunbooks.session import Session
 MOST = 5
 _EXPLAINED = ("SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "WITH", "VALUES", "TABLE")
 
+# The text of a session in another database may be in another encoding: it is not read at all.
 _STATEMENTS = """
+with activity as (
+    select a.pid, a.usesysid, a.datname, a.query_start,
+        case when a.datname = pg_catalog.current_database() then a.query end as query
+    from pg_catalog.pg_stat_activity as a
+    where a.pid = any(%(pids)s) and a.state = 'active' and a.backend_type = 'client backend'
+)
 select
     pg_catalog.array_agg(a.pid order by a.query_start, a.pid) as pids,
     a.query,
@@ -26,9 +33,8 @@ select
         as is_cut,
     pg_catalog.bool_and(coalesce(r.rolsuper, false)) as by_superuser,
     max(extract(epoch from clock_timestamp() - a.query_start))::float8 as running_s
-from pg_catalog.pg_stat_activity as a
+from activity as a
 left join pg_catalog.pg_roles as r on r.oid = a.usesysid
-where a.pid = any(%(pids)s) and a.state = 'active' and a.backend_type = 'client backend'
 group by a.query, a.datname
 order by running_s desc, a.query
 limit 100
@@ -67,12 +73,12 @@ def plans(session: Session, pids: Collection[int], *, show_literals: bool = Fals
     ConnectionLostError where the server went away.
     """
     rows = session.rows(_STATEMENTS, {"pids": sorted(pids)}) if pids else []
-    planned = [row for row in rows if command(row["query"]) in _EXPLAINED]
+    planned = [row for row in rows if row["query"] is None or command(row["query"]) in _EXPLAINED]
     return Plans([_plan(session, row, show_literals) for row in planned[:most]])
 
 
 def _plan(session: Session, row: dict[str, Any], show_literals: bool) -> Plan:
-    query = row["query"] if show_literals else mask(row["query"])
+    query = (row["query"] if show_literals else mask(row["query"] or "")) or "a statement in another database"
     text, why_not = None, _why_not(session, row)
     if not why_not:
         try:
@@ -95,10 +101,10 @@ def _has_parameters(query: str) -> bool:
 
 
 def _why_not(session: Session, row: dict[str, Any]) -> str | None:
-    if row["is_cut"]:
-        return "Its text is cut: raise track_activity_query_size, which needs a restart."
     if not row["is_here"]:
         return "It runs in another database: give this page its name as the parameter database."
+    if row["is_cut"]:
+        return "Its text is cut: raise track_activity_query_size, which needs a restart."
     if session.server.superuser and not row["by_superuser"] and session.sandbox is None:
         return "Planning may call functions that it names, here with a superuser's rights: connect as a lesser role."
     if ";" in mask(row["query"]).rstrip("; "):
