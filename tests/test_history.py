@@ -468,6 +468,46 @@ class TestASlot:
         assert history.since(session, now=MONDAY + DAY, folder=folder).slots == {}
 
 
+class TestTheWorkloadSince:
+    STATEMENT = "select /* seldom */ count(*) from shop.products where stock > {}"
+
+    def calls(self, workload):
+        return {it.text: it.calls for it in workload.statements if "seldom" in it.text}
+
+    def ask(self, server, *stocks):
+        with server.connect() as client:
+            for stock in stocks:
+                client.execute(self.STATEMENT.format(stock))
+
+    def test_the_snapshot_is_what_was_counted_after_it(self, server, session, folder, monkeypatch):
+        monkeypatch.setattr(history, "MIN_AGE_S", 0.0)
+        with server.connect() as client:
+            client.execute("select pg_stat_statements_reset()")
+        self.ask(server, 1, 2, 3)
+        history.record_snapshot(session, folder=folder)
+        self.ask(server, 4, 5)
+        workload = history.workload_since(session, folder=folder)
+        assert self.calls(workload) == {self.STATEMENT.format("$1"): 2}
+        assert 0 < workload.window_s < 600
+
+    def test_a_reset_is_not_compared_with_what_was_before_it(self, server, session, folder, monkeypatch):
+        monkeypatch.setattr(history, "MIN_AGE_S", 0.0)
+        self.ask(server, 1)
+        history.record_snapshot(session, folder=folder)
+        with server.connect() as client:
+            client.execute("select pg_stat_statements_reset()")
+        self.ask(server, 2, 3)
+        assert self.calls(history.workload_since(session, folder=folder)) == {self.STATEMENT.format("$1"): 2}
+
+    def test_no_snapshot_is_since_the_reset(self, server, session, folder):
+        self.ask(server, 1)
+        assert self.calls(history.workload_since(session, folder=folder))[self.STATEMENT.format("$1")] >= 1
+
+    def test_no_extension_says_how_to_get_it(self, own, folder):
+        read = history.workload_since(own[1], folder=folder)
+        assert read.remedy == "create extension pg_stat_statements;"
+
+
 def move(connection):
     """Confirm WAL for the slot, as its reader would."""
     connection.execute("select pg_logical_emit_message(true, 'test', 'an order'), pg_switch_wal()")

@@ -123,3 +123,20 @@ def test_the_statements_that_a_verdict_is_about_are_planned(server):
             plans = notebook.plans_of(notebook.Runbook("troubleshooting", session, {}, NOW), found).plans
     assert {plan.why_not for plan in plans} == {"A table of it is locked, so it cannot be planned now."}
     assert all("select" in plan.query for plan in plans)
+
+
+class TestSlowStatements:
+    def test_come_with_their_share_and_the_time_that_was_counted(self, server):
+        with open_session(Target(name="t", dsn=server.url())) as session:
+            frame = notebook.slow_statements(notebook.Runbook("troubleshooting", session, {}, NOW))
+        assert list(frame.columns) == ["time_share", "total_s", "calls", "mean_ms", "rows_a_call", "over_s", "query"]
+        assert 0 < len(frame) <= 10
+        assert frame["total_s"].is_monotonic_decreasing
+        assert frame["time_share"].sum() <= 1.0001
+
+    def test_that_cannot_be_read_say_why(self, empty_database):
+        with open_session(Target(name="t", dsn=empty_database)) as session:
+            frame = notebook.slow_statements(notebook.Runbook("troubleshooting", session, {}, NOW))
+        assert frame["reason"].tolist() == [
+            "needs the extension pg_stat_statements: create extension pg_stat_statements;"
+        ]

@@ -14,6 +14,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -29,8 +30,9 @@ from pgrunbooks.filing import place as filed
 from pgrunbooks.session import Session, refused
 from pgrunbooks.sizes import inventory_pages, pages, unblocked
 from pgrunbooks.verdict import utc_now
+from pgrunbooks.workload import Statement, Workload, read_workload
 
-SCHEMA_VERSION = 2  # 2: the other databases' counters, checkpoints, subscriptions and slots; 1 lacks them
+SCHEMA_VERSION = 2  # 2: the other databases' counters, checkpoints, subscriptions, slots, statements
 MIN_AGE_S = 3600.0  # a rate over less than an hour says more about the hour than about the database
 _STAMP = "%Y%m%dT%H%M%SZ"
 _ABANDONED_S = 3600.0
@@ -64,6 +66,7 @@ _CLUSTER = {
 _ERRORS = ("apply_errors", "sync_errors")
 _SUBSCRIPTION = {**dict.fromkeys(_ERRORS, _INT), "stats_reset": _TIME}
 _SLOT = {"lsn_bytes": _INT, "inactive_since": _TIME}
+_STATEMENT = {"queryid": _INT, "calls": _INT, "total_ms": pyarrow.float64(), "rows": _INT}
 _COLUMNS = {
     "relation": _RELATION,
     "sequence": {**dict.fromkeys(("relation", "schema", "name"), _TEXT), "oid": _INT, **_SEQUENCE},
@@ -72,8 +75,9 @@ _COLUMNS = {
     "cluster": _CLUSTER,
     "subscription": {"name": _TEXT, "oid": _INT, **_SUBSCRIPTION},
     "slot": {"name": _TEXT, **_SLOT},
+    "statement": _STATEMENT,
 }
-_EVERY = {**_RELATION, **_SEQUENCE, **_DATABASE, **_CLUSTER, **_SUBSCRIPTION, **_SLOT}
+_EVERY = {**_RELATION, **_SEQUENCE, **_DATABASE, **_CLUSTER, **_SUBSCRIPTION, **_SLOT, **_STATEMENT}
 _SCHEMA = pyarrow.schema(list({"kind": _TEXT, "taken_at": _TIME, **_EVERY}.items()))
 _SERVER_KINDS = ("cluster", "database", "other_database", "subscription", "slot")  # few rows each
 _TIMES = frozenset(field.name for field in _SCHEMA if field.type == _TIME)
@@ -294,6 +298,7 @@ def _measured(session: Session, at: datetime.datetime, folder: Path) -> Iterator
     yield [{"kind": "other_database", **row} for row in others]
     yield [{"kind": "subscription", **row} for row in _subscriptions(session)]
     yield [{"kind": "slot", **row} for row in _since_when(session, at, folder)]
+    yield [{"kind": "statement", **_counted(it)} for it in _statements(session)]
     for page in pages(session, _SEQUENCES):
         readable = {row["oid"]: {row["oid"]} for row in page if row["readable"]}
         values = unblocked(session, readable, _LAST_VALUES, modes=_BLOCKS_A_SEQUENCE, most=_SEQUENCES_AT_ONCE)
@@ -318,6 +323,16 @@ def _subscriptions(session: Session) -> list[dict[str, Any]]:
 def _slots(session: Session) -> list[dict[str, Any]]:
     """Return the inactive slots; before 17 no server tells since when they are."""
     return [_with_times(row) for row in session.rows(_fitting(_SLOTS, session))]
+
+
+def _statements(session: Session) -> Sequence[Statement]:
+    """Return what pg_stat_statements counted in the session's database; nothing where it cannot be read."""
+    read = read_workload(session)
+    return () if isinstance(read, Skip) else read.statements
+
+
+def _counted(statement: Statement) -> dict[str, Any]:
+    return {name: getattr(statement, name) for name in _STATEMENT}
 
 
 def _fitting(sql: Mapping[int, str], session: Session) -> str:
@@ -456,6 +471,27 @@ def since(session: Session, *, now: datetime.datetime | None = None, folder: Pat
             slots=slots,
         )
     return None
+
+
+def workload_since(
+    session: Session, *, now: datetime.datetime | None = None, folder: Path | None = None
+) -> Workload | Skip:
+    """Return the session's workload since the newest snapshot that is at least an hour old, else since its reset.
+
+    ``window_s`` says which; a snapshot from before the reset of pg_stat_statements is not compared.
+    """
+    current = read_workload(session)
+    if isinstance(current, Skip):
+        return current
+    now = (now or utc_now()).astimezone(datetime.UTC)
+    latest = now - datetime.timedelta(seconds=MIN_AGE_S)
+    for snapshot, _ in _newest_first(session, folder or history_folder(), before=latest):
+        age_s = (now - snapshot.at).total_seconds()
+        then = [Statement("", **row) for row in read_rows(snapshot, "statement")]
+        if then and (current.window_s or 0.0) > age_s:
+            return replace(current.since(Workload(tuple(then))), window_s=age_s)
+        break
+    return current
 
 
 def _databases_then(then: Mapping[str, _Rows], now: _Rows) -> dict[str, dict[str, Any]]:

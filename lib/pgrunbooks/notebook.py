@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.getipython import get_ipython
 from IPython.display import display
 
-from pgrunbooks.check import Check, catalogue
+from pgrunbooks import filing
+from pgrunbooks.check import Check, Skip, catalogue
 from pgrunbooks.checks._indexes import name as name_of
 from pgrunbooks.display import BUNDLE, table
 from pgrunbooks.errors import ConfigurationError, ConnectionLostError, RunbookError
+from pgrunbooks.masking import mask
 from pgrunbooks.plans import Plans, plans
 from pgrunbooks.session import Session, open_session
 from pgrunbooks.targets import load_target
 from pgrunbooks.verdict import Verdict, ask, checks_for, cost_in_words, not_judged, utc_now
+from pgrunbooks.workload import Workload, read_workload
 
 if TYPE_CHECKING:
     import pandas
@@ -149,6 +152,39 @@ def plans_of(runbook: Runbook, verdict: Verdict) -> Plans:
     named |= {subject.removeprefix("pid:") for it in verdict.findings for subject in it.involves if "pid:" in subject}
     pids = {int(name) for name in named} or {row["pid"] for row in verdict.rows.get("wait-event-hotspot", ())}
     return plans(runbook.session, pids, show_literals=bool(runbook.parameters.get("show_literals")))
+
+
+def slow_statements(runbook: Runbook, most: int = 10) -> pandas.DataFrame:
+    """Return the statements that took the most time since the last snapshot of the history, else since their reset.
+
+    Columns: time_share (of all statements of this database), total_s, calls, mean_ms, rows_a_call, over_s (what was
+    counted), query. Where pg_stat_statements cannot be read there is one column, reason, with the way to it.
+    """
+    import pandas
+
+    read = _workload(runbook.session)
+    if isinstance(read, Skip):
+        return pandas.DataFrame({"reason": [": ".join(filter(None, (read.reason, read.remedy)))]})
+    return pandas.DataFrame(
+        {
+            "time_share": it.total_ms / read.total_ms if read.total_ms else 0.0,
+            "total_s": it.total_ms / 1000,
+            "calls": it.calls,
+            "mean_ms": it.mean_ms,
+            "rows_a_call": it.rows / it.calls,
+            "over_s": read.window_s,
+            "query": mask(it.text),
+        }
+        for it in read.statements[:most]
+    )
+
+
+def _workload(session: Session) -> Workload | Skip:
+    if not filing.place(filing.history_folder(), filing.ids(session)).exists():
+        return read_workload(session)
+    from pgrunbooks import history  # a quarter of a second of Parquet, for those who keep a history
+
+    return history.workload_since(session)
 
 
 def removable_indexes(verdict: Verdict) -> pandas.DataFrame:

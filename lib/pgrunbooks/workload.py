@@ -1,0 +1,155 @@
+"""The workload: what pg_stat_statements counted, as statements with their weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from psycopg import errors as pg
+from psycopg import sql
+
+from pgrunbooks.check import Skip
+from pgrunbooks.session import Session
+
+HIDDEN = "<insufficient privilege>"
+_UTILITY = re.compile(
+    r"(?:\s|\(|/\*.*?\*/|--[^\n]*\n)*(select|insert|update|delete|merge|with|values|table|declare)\b", re.I | re.S
+)
+
+# Where the extension lives and what it can tell: the library may be newer than the extension's SQL.
+WHERE = """
+select
+    pg_catalog.quote_ident(n.nspname) as schema,
+    n.nspname::text as namespace,
+    array(
+        select a.attname::text
+        from pg_catalog.pg_attribute as a
+        join pg_catalog.pg_class as c on c.oid = a.attrelid
+        where c.relnamespace = n.oid and c.relname = 'pg_stat_statements' and a.attnum > 0 and not a.attisdropped
+    ) as columns,
+    exists (
+        select 1 from pg_catalog.pg_class as c where c.relnamespace = n.oid and c.relname = 'pg_stat_statements_info'
+    ) as has_info
+from pg_catalog.pg_extension as e
+join pg_catalog.pg_namespace as n on n.oid = e.extnamespace
+where e.extname = 'pg_stat_statements'
+"""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One normalised statement with what it cost in the window; times in milliseconds."""
+
+    text: str
+    queryid: int
+    calls: int
+    total_ms: float
+    rows: int = 0
+
+    @property
+    def mean_ms(self) -> float:
+        """Return the mean time of one call."""
+        return self.total_ms / self.calls if self.calls else 0.0
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The statements of one database, most time first.
+
+    ``left_out`` counts, by reason, the entries that are no part of it; ``window_s`` is the time in which all this was
+    counted, None where the extension does not say.
+    """
+
+    statements: tuple[Statement, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    window_s: float | None = None
+    total_ms: float = 0.0
+
+    def since(self, earlier: Workload) -> Workload:
+        """Return what was counted after an earlier reading; an entry that was evicted meanwhile counts whole."""
+        before = {it.queryid: it for it in earlier.statements}
+        later = []
+        for it in self.statements:
+            was = before.get(it.queryid)
+            if was and was.calls <= it.calls and was.total_ms <= it.total_ms:
+                it = replace(
+                    it, calls=it.calls - was.calls, total_ms=it.total_ms - was.total_ms, rows=it.rows - was.rows
+                )
+            if it.calls:
+                later.append(it)
+        window = None
+        if self.window_s is not None and earlier.window_s is not None:
+            window = self.window_s - earlier.window_s if self.window_s > earlier.window_s else self.window_s
+        later.sort(key=lambda it: (-it.total_ms, it.queryid))
+        return replace(self, statements=tuple(later), window_s=window, total_ms=sum(it.total_ms for it in later))
+
+
+def read_workload(session: Session, *, min_calls: int = 1) -> Workload | Skip:
+    """Return the workload of the session's database, or why there is none to be had.
+
+    Entries of one query id that differ by role are one statement. The extension may live in any schema, and the
+    library may be newer than the extension's SQL, so the columns decide which query is asked.
+    """
+    where = session.rows(WHERE)
+    if not where:
+        return Skip("needs the extension pg_stat_statements", "create extension pg_stat_statements;")
+    schema, columns = where[0]["namespace"], set(where[0]["columns"])
+    time = "total_exec_time" if "total_exec_time" in columns else "total_time"  # before 1.8
+    query = sql.SQL("""
+        select
+            s.queryid::int8 as queryid,
+            min(s.query) as query,
+            sum(s.calls)::int8 as calls,
+            sum(s.{time})::float8 as total_ms,
+            sum(s.rows)::int8 as rows,
+            (s.dbid <> d.oid) as elsewhere
+        from {view} as s
+        join pg_catalog.pg_database as d on d.datname = pg_catalog.current_database()
+        group by s.queryid, s.dbid, d.oid, s.query is null or s.query = {hidden}
+        order by total_ms desc, queryid
+    """).format(
+        time=sql.Identifier(time), view=sql.Identifier(schema, "pg_stat_statements"), hidden=sql.Literal(HIDDEN)
+    )
+    try:
+        rows = session.rows(query.as_string(session.connection))
+    except pg.ObjectNotInPrerequisiteState:
+        return Skip("pg_stat_statements must stand in shared_preload_libraries, which takes a restart")
+    left_out: dict[str, int] = {}
+    statements = []
+    for row in rows:
+        reason = _reason(row, min_calls)
+        if reason:
+            left_out[reason] = left_out.get(reason, 0) + 1
+        else:
+            statements.append(Statement(row["query"], row["queryid"], row["calls"], row["total_ms"], row["rows"]))
+    return Workload(
+        tuple(statements),
+        left_out,
+        _window(session, schema) if where[0]["has_info"] else None,
+        sum(it.total_ms for it in statements),
+    )
+
+
+def _reason(row: Mapping[str, object], min_calls: int) -> str | None:
+    text = row["query"]
+    if row["elsewhere"]:
+        return "of another database"
+    if text is None:
+        return "text lost: pg_stat_statements could not keep it"
+    if text == HIDDEN:
+        return "text hidden: needs pg_read_all_stats"
+    if not _UTILITY.match(str(text)):
+        return "utility statement"
+    if int(str(row["calls"])) < min_calls:
+        return f"fewer than {min_calls} calls"
+    return None
+
+
+def _window(session: Session, schema: str) -> float | None:
+    query = sql.SQL("select extract(epoch from now() - i.stats_reset)::float8 as window_s from {} as i").format(
+        sql.Identifier(schema, "pg_stat_statements_info")
+    )
+    rows = session.rows(query.as_string(session.connection))
+    window: float | None = rows[0]["window_s"] if rows else None
+    return window
