@@ -1,6 +1,8 @@
 import datetime
 import json
+import os
 import shutil
+import time
 
 import pytest
 
@@ -127,6 +129,19 @@ def test_pruning_removes_what_is_older_and_nothing_that_is_no_record(tmp_path):
     now = datetime.datetime(2026, 11, 1, 10, tzinfo=datetime.UTC)
     assert prune(tmp_path, 3600 * 2, now) == 1
     assert sorted(path.name for path in (tmp_path / "prod").iterdir()) == ["20261101T090000Z-troubleshooting", "notes"]
+
+
+def test_pruning_removes_what_killed_runs_left_a_day_ago_and_not_what_runs_now(tmp_path):
+    (tmp_path / "prod").mkdir()
+    for age, name in ((0, "now"), (2 * 86400, "old")):
+        folder, file = tmp_path / "prod" / f".{name}.partial", tmp_path / f".aside{name}"
+        folder.mkdir()
+        (folder / "notebook.ipynb").touch()
+        file.touch()
+        for path in (folder, file):
+            os.utime(path, (time.time() - age,) * 2)
+    assert prune(tmp_path, 86400, datetime.datetime.now(datetime.UTC)) == 0
+    assert sorted(path.name for path in tmp_path.rglob(".*")) == [".asidenow", ".now.partial"]
 
 
 def test_a_timeline_outlives_its_pruned_runs(tmp_path):

@@ -111,7 +111,7 @@ def test_every_table_locked_and_wanted(pgrunbooks, server):
         )
         tables = found.fetchone()[0].split(", ")
         root = pid(stage.enter("migration", "begin", f"lock table {', '.join(tables)} in exclusive mode"))
-        waiters = [stage.block("vacuum full", f"lock table {table} in access exclusive mode") for table in tables]
+        waiters = [stage.block("ddl", f"begin; lock table {table} in access exclusive mode") for table in tables]
         for waiter in waiters:
             stage.waited(waiter, 1)
         check = pgrunbooks(server, "check", "--json", thresholds=QUEUE)
@@ -345,3 +345,4 @@ def test_a_server_in_recovery_that_takes_no_connections_is_unknown(pgrunbooks, s
         while not list(restored.socket.glob(".s.PGSQL.*")) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert_refused(pgrunbooks, restored, "the database system is starting up", database="postgres")
+        restored.run("pg_ctl", "stop", "-m", "immediate", "-D", str(restored.data))

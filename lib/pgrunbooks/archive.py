@@ -21,6 +21,7 @@ STAMP = "%Y%m%dT%H%M%SZ"
 _FOLDER = re.compile(r"(\d{8}T\d{6}Z)-\w+")
 _INCIDENT = re.compile(r"[\w.-]{1,100}")
 _ABANDONED_S = 86400.0
+_ASIDE = ".aside"
 
 Document: TypeAlias = Mapping[str, Any]
 
@@ -134,8 +135,12 @@ def prune(out: Path, older_than_s: float, now: datetime.datetime) -> int:
             if (now - began).total_seconds() > older_than_s:
                 shutil.rmtree(folder)
                 removed += 1
-        elif folder.name.endswith(".partial") and now.timestamp() - folder.stat().st_mtime > _ABANDONED_S:
-            shutil.rmtree(folder, ignore_errors=True)
+    for left in [*out.glob("*/.*.partial"), *out.glob(f"{_ASIDE}*")]:
+        if now.timestamp() - left.stat().st_mtime > _ABANDONED_S:
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
     return removed
 
 
@@ -178,7 +183,7 @@ def _incident_folders(path: Path) -> list[str]:
 
 
 def _write(path: Path, text: str) -> Path:
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".aside", delete=False, encoding="utf-8") as aside:
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=_ASIDE, delete=False, encoding="utf-8") as aside:
         aside.write(text)
     Path(aside.name).chmod(0o644)
     return Path(aside.name).replace(path)
