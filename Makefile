@@ -14,7 +14,7 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check --diff lib tests
+	$(BIN)/ruff format --check --diff lib tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/pytest
 
