@@ -45,9 +45,17 @@ class Answer:
 
     def rank(self, code: str, incident: Incident) -> int | None:
         """Return the place of the drill's root among the findings, 1 for the first; None where it is missing."""
-        wanted = (code, {"kind": incident.kind, "name": incident.name})
-        places = (place for place, it in enumerate(self.findings, 1) if (it["code"], it["object"]) == wanted)
-        return next(places, None)
+        wanted = f"{code}:{incident.kind}:{incident.name}"
+        return next((place for place, it in enumerate(self.findings, 1) if it["id"] == wanted), None)
+
+    def before(self, place: int) -> str:
+        """Return what stands before a place, each finding that is a cause of the one there marked as such."""
+        causes, queue = set(), list(self.findings[place - 1]["caused_by"])
+        while queue:
+            causes.add(cause := queue.pop())
+            queue += [it for found in self.findings if found["id"] == cause for it in found["caused_by"]]
+        ahead = self.findings[: place - 1]
+        return ", ".join(f"{'its cause: ' if it['id'] in causes else ''}{named([it])}" for it in ahead)
 
 
 def main() -> None:
@@ -70,7 +78,7 @@ def main() -> None:
 
 def on_server(
     sandbox: Sandbox, chosen: Sequence[Drill], runs: int, keep_busy: Callable[[], None]
-) -> tuple[str, str, str, str]:
+) -> tuple[str, str, str]:
     """Play drills on one server; return what this server's part of the page says."""
     with sandbox.connect() as connection:
         version = connection.execute("show server_version").fetchone()
@@ -86,14 +94,12 @@ def on_server(
         print(" | ".join(rows[-1].values()), file=sys.stderr)
     played = [row for row in rows if row["rank"]]
     first = sum(row["rank"] == "1" for row in played)
-    silent = sum(row["silent"] == "yes" for row in played)
-    before = [f"{row['drill']} ({row['before']})" for row in rows if row["before"]]
+    caused = sum(row["before"].startswith("its cause") for row in played)
     return (
         f"## PostgreSQL {version[0] if version else ''}",
-        f"The root came first in {first} of {len(played)} drills; {silent} of {len(played)} were silent once healed. "
+        f"The drill's own finding came first in {first} of {len(played)} drills, behind its own cause in {caused}. "
         f"Before the first drill, under load alone: {named(quiet.findings) or 'no finding'}, in {quiet.seconds:.2f} s.",
         table(rows),
-        f"Where another finding stood before the root: {'; '.join(before) or 'nowhere'}.",
     )
 
 
@@ -118,7 +124,7 @@ def play(sandbox: Sandbox, drill: Drill, runs: int, keep_busy: Callable[[], None
         check_s=figure([answer.seconds for answer in answers]),
         healed_s=f"{healed.seconds:.2f}",
         silent="no: " + named(again) if again else "yes" if outcome == "ok" else outcome,
-        before=named(last.findings[: place - 1]) if place else named(last.findings),
+        before=last.before(place) if place else named(last.findings),
     )
 
 

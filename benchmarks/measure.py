@@ -37,7 +37,8 @@ def run(
 ) -> Run:
     """Run a command with nothing to read and time it; its output goes through a file, which blocks nobody.
 
-    At the limit it is killed with all that it started. Raises FileNotFoundError where there is no such program.
+    At the limit it is killed with all that it started. Compiled modules are kept, as where a package is installed.
+    Raises FileNotFoundError where there is no such program.
     """
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         start = time.monotonic()
@@ -46,7 +47,7 @@ def run(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **(env or {})},
             cwd=cwd,
             start_new_session=True,
         ) as process:
