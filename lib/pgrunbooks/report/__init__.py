@@ -14,17 +14,16 @@ from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from bs4 import BeautifulSoup, Tag
-from bs4.element import PreformattedString
-from nbconvert.exporters import HTMLExporter
-from nbconvert.filters import strip_ansi
 from nbformat import NotebookNode
 
 from pgrunbooks import display
 from pgrunbooks.display import BUNDLE
+
+if TYPE_CHECKING:
+    from bs4 import Tag
 
 SHOWN = ("text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain")
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -96,6 +95,9 @@ def render_report(
     The notebook's own verdict card (its last) is left out, since the document's stands on top. Nothing in the page runs
     or loads anything. ``notebook`` is not changed.
     """
+    from nbconvert.exporters import HTMLExporter  # a quarter of a second that a run without a page does not pay
+    from nbconvert.filters import strip_ansi
+
     question, prepared = _prepare(notebook)
     exporter = HTMLExporter(
         template_name="template", extra_template_basedirs=[str(Path(__file__).parent)], exclude_anchor_links=True,
@@ -140,6 +142,9 @@ def tidy(html: str) -> str:
     Styles, scripts, frames and forms go with their content, unknown tags leave theirs, and of images those that are
     data stay. The page's Content-Security-Policy is the second wall, not the only one.
     """
+    from bs4 import BeautifulSoup
+    from bs4.element import PreformattedString
+
     soup = BeautifulSoup(f"<div>{html}</div>", "html.parser")
     for comment in soup.find_all(string=lambda text: isinstance(text, PreformattedString)):
         comment.extract()
@@ -239,6 +244,8 @@ def _code_view(cell: NotebookNode, injected: str) -> dict[str, Any]:
 
 
 def _last_line(error: NotebookNode) -> str:
+    from nbconvert.filters import strip_ansi
+
     if error.get("ename"):
         return f"{error.ename}: {strip_ansi(error.get('evalue', ''))}".strip().removesuffix(":")
     lines = strip_ansi("\n".join(error.traceback)).strip().splitlines()
