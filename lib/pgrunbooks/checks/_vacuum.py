@@ -134,6 +134,12 @@ def held_back(finding: Finding, others: Sequence[Finding]) -> Iterable[Finding]:
                 yield other
 
 
+def switched_off(finding: Finding, others: Sequence[Finding]) -> Iterable[Finding]:
+    """Return the findings that say that autovacuum is switched off for a finding's table, or for all."""
+    subjects = (finding.subject, "cluster:cluster")
+    return [it for it in others if it.code == "autovacuum-disabled" and it.subject in subjects]
+
+
 def _first(finding: Finding) -> Row:
     return finding.evidence[0] if finding.evidence else {}
 

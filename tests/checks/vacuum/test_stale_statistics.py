@@ -3,6 +3,7 @@ import pytest
 from conftest import diagnose
 from pgrunbooks.check import Finding, Skip, catalogue
 from pgrunbooks.checks.vacuum.stale_statistics import judge
+from pgrunbooks.drills import drills
 
 CODE = "stale-statistics"
 LIMITS = catalogue()[CODE].limits()
@@ -157,6 +158,13 @@ def test_what_cannot_be_seen_is_said_beside_what_can(context):
         " row security hides the statistics of 1 table (c.d) from role watcher"
     )
     assert skip.remedy == "grant pg_read_all_data to watcher;"
+
+
+def test_is_blamed_on_autovacuum_where_that_is_switched_off(server):
+    with drills()[CODE].fault(server) as incident:
+        verdict = diagnose(server, CODE, "autovacuum-disabled")
+    (finding,) = (it for it in verdict.about(CODE) if it.name == incident.name)
+    assert finding.caused_by == (f"autovacuum-disabled:table:{incident.name}",)
 
 
 def test_no_table_is_well(context):

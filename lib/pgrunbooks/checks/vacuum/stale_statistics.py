@@ -10,7 +10,7 @@ the rows. Ordinary tables and partitions; a partitioned parent, which autoanalyz
 from collections.abc import Iterable
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows, Skip
-from pgrunbooks.checks._vacuum import Row, unseen
+from pgrunbooks.checks._vacuum import Row, switched_off, unseen
 from pgrunbooks.display import duration
 
 # Whether a table has statistics is asked of the 5,000 largest without an analyze on record, one by one: an EXISTS would
@@ -146,6 +146,7 @@ check = Check(
     "stale-statistics",
     sql=SQL,
     judge=judge,
+    causes=switched_off,
     docs=("https://www.postgresql.org/docs/current/routine-vacuuming.html#VACUUM-FOR-STATISTICS",),
     runbook="vacuum_health",
     primary_only=True,

@@ -10,7 +10,7 @@ since PostgreSQL 18 capped by autovacuum_vacuum_max_threshold. A TOAST table cou
 from collections.abc import Iterable, Sequence
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows
-from pgrunbooks.checks._vacuum import SQL, Row, held_back, overdue, times
+from pgrunbooks.checks._vacuum import SQL, Row, held_back, overdue, switched_off, times
 from pgrunbooks.display import duration
 
 
@@ -73,9 +73,7 @@ def _remedies(row: Row) -> Iterable[Remedy]:
 
 def causes(finding: Finding, others: Sequence[Finding]) -> Iterable[Finding]:
     """Return what holds the horizon, and that autovacuum is switched off for the table or for all."""
-    subjects = (finding.subject, "cluster:cluster")
-    off = [it for it in others if it.code == "autovacuum-disabled" and it.subject in subjects]
-    return [*held_back(finding, others), *off]
+    return [*held_back(finding, others), *switched_off(finding, others)]
 
 
 check = Check(
