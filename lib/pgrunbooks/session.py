@@ -18,10 +18,11 @@ from typing import Any
 import psycopg
 from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
 from pgrunbooks.check import Skip
-from pgrunbooks.errors import ConfigurationError, ConnectError, ConnectionLostError
+from pgrunbooks.errors import ConfigurationError, ConnectError, ConnectionLostError, RunbookError
 from pgrunbooks.sandbox import Sandbox, default_sandbox
 from pgrunbooks.targets import SANDBOX, Target, load_target
 
@@ -157,7 +158,8 @@ class Session:
     def end(self) -> None:
         """End the transaction that ``begin`` began; harmless on a connection that is gone."""
         try:
-            if not self.connection.closed:
+            # after an interrupt a statement may still be under way: a commit would raise in the interrupt's place
+            if not self.connection.closed and self.connection.info.transaction_status != TransactionStatus.ACTIVE:
                 self.connection.execute("commit")  # a rollback would count in the server's statistics
         finally:
             if self._watchdog:
@@ -168,7 +170,7 @@ class Session:
     def cost(self) -> Cost:
         """Return what this session has cost its server so far."""
         statements, seconds, memory = self._statements, self._seconds, None
-        with contextlib.suppress(psycopg.Error):
+        with contextlib.suppress(psycopg.Error, ConnectionLostError):
             memory = self.rows(_MEMORY)[0]["memory_bytes"]
         return Cost(statements, seconds, memory)
 
@@ -221,7 +223,15 @@ def open_session(target: Target | str, *, database: str | None = None) -> Sessio
         overrides["dbname"] = database
     parameters = conninfo_to_dict(make_conninfo(dsn, **overrides))
     parameters.setdefault("connect_timeout", str(CONNECT_TIMEOUT_S))
-    return Session(target, _connect(target, parameters), sandbox)
+    connection = _connect(target, parameters)
+    try:
+        return Session(target, connection, sandbox)
+    except RunbookError:
+        connection.close()
+        raise
+    except psycopg.Error as error:
+        connection.close()
+        raise ConnectError(f"cannot look at {target.name}: {_one_line(error)}") from None
 
 
 def _connect(target: Target, parameters: dict[str, Any]) -> psycopg.Connection:

@@ -77,7 +77,9 @@ class Verdict:
         """Return the findings.json of this run, as findings.schema.json has it."""
         reason = self.reason
         if self.status == "unknown" and not reason:
-            failed = [f"{check.code} {check.outcome}: {check.reason}" for check in self.checks if check.outcome != "ok"]
+            gaps = [check for check in self.checks if check.outcome in ("failed", "skipped")]
+            told = [check for check in gaps if check.outcome == "failed"] or gaps
+            failed = [f"{check.code} {check.outcome}: {check.reason}" for check in told]
             reason = "; ".join(failed) or "no check could be asked"
         return {
             "schema_version": 1,

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from conftest import session_row
-from pgrunbooks.check import catalogue
-from pgrunbooks.checks.locks.blocking_lock import judge
+from pgrunbooks.check import Finding, catalogue
+from pgrunbooks.checks.locks.blocking_lock import causes, judge
 
 LIMITS = catalogue()["blocking-lock"].limits()
 
@@ -67,3 +69,13 @@ def test_a_prepared_transaction_is_a_root_with_both_ways_out(context):
 
 def test_nobody_waiting_is_well(context):
     assert severities([], context) == []
+
+
+def test_a_root_that_hangs_in_its_commit_is_the_missing_standby_s_doing():
+    lock = Finding("critical", "pid", "1", "", "", code="blocking-lock")
+    commit = Finding(
+        "critical", "cluster", "cluster", "", "", code="sync-replica-missing", involves=frozenset({"pid:1"})
+    )
+    other = replace(commit, involves=frozenset({"pid:2"}))
+    assert list(causes(lock, [commit])) == [commit]
+    assert list(causes(lock, [other])) == []

@@ -58,9 +58,12 @@ def _finding(tree: Tree, severity: str) -> Finding:
 
 
 def causes(finding: Finding, others: Sequence[Finding]) -> Iterable[Finding]:
-    """Blame what is wrong with the root session itself: that it idles, or runs for too long."""
+    """Blame what is wrong with the root session itself: that it idles, runs for too long, or cannot commit."""
     reasons = ("idle-in-transaction", "long-transaction", "long-running-query", "orphaned-prepared-transaction")
-    return [it for it in others if it.code in reasons and it.subject == finding.subject]
+    for it in others:
+        hangs = it.code == "sync-replica-missing" and finding.subject in it.involves
+        if hangs or (it.code in reasons and it.subject == finding.subject):
+            yield it
 
 
 check = Check(
