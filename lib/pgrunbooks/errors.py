@@ -29,3 +29,11 @@ class ConnectionLostError(RunbookError):
 
 class SandboxError(RunbookError):
     """The embedded PostgreSQL cannot be made, started or found."""
+
+
+class LabError(RunbookError):
+    """The what-if lab cannot be opened, or a statement cannot be explained in it."""
+
+
+class IndexRefusedError(LabError):
+    """PostgreSQL refuses an index in the lab; the message is its own."""

@@ -1,0 +1,536 @@
+"""The what-if lab: production's planner without production's data, to try indexes in.
+
+Schema, statistics, sizes and settings of some tables are put into a private PostgreSQL 18 that is deleted afterwards.
+Its tables are empty; their files are sparse and as large as the real ones, which is where the planner looks. Indexes
+are real and empty too, so that PostgreSQL itself says what it can do with them.
+
+Known edges: extended statistics come without their data, and a range estimate at the end of a histogram may differ,
+since there is no index to probe. The planner is that of PostgreSQL 18 for a server of any version.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from pgrunbooks import blueprint
+from pgrunbooks.blueprint import Blueprint, Entry
+from pgrunbooks.errors import IndexRefusedError, LabError
+from pgrunbooks.sandbox import Sandbox, server_major, server_programs, temporary_sandbox
+from pgrunbooks.session import Session
+
+BLOCK = 8192
+_SEGMENT_PAGES = 131072  # a file of a relation holds at most 1 GiB
+_DATABASE, _ROLE = "lab", "lab"
+_LOWEST_MAJOR = 18  # the first that can restore statistics
+_SERVER_SETTINGS = {
+    "autovacuum": "off",  # it would truncate the sparse files
+    "fsync": "off",
+    "full_page_writes": "off",
+    "jit": "off",
+    "logging_collector": "off",
+    "log_destination": "stderr",
+    "max_connections": "10",
+    "max_prepared_transactions": "0",
+    "max_wal_senders": "0",
+    "shared_buffers": "64MB",
+    "shared_preload_libraries": "",
+    "wal_level": "minimal",
+}
+# Nothing that a plan depends on, and some of it would reach out of the lab.
+_NOT_RESTORED = frozenset(
+    (
+        *("ACL", "COMMENT", "DATABASE", "DATABASE PROPERTIES", "DEFAULT ACL", "EVENT TRIGGER", "FOREIGN DATA WRAPPER"),
+        *("POLICY", "PUBLICATION", "PUBLICATION TABLE", "ROW SECURITY", "SEQUENCE SET", "SERVER", "SUBSCRIPTION"),
+        *("TRIGGER", "USER MAPPING"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index that may or may not exist.
+
+    ``table`` is 'schema.table', each part quoted as quote_ident would; ``keys`` are what CREATE INDEX wants of each:
+    a column or an (expression), with COLLATE, operator class, DESC and NULLS where they are wanted.
+    """
+
+    table: str
+    keys: tuple[str, ...]
+    method: str = "btree"
+    include: tuple[str, ...] = ()
+    where: str | None = None
+    unique: bool = False
+
+    def statement(self, name: str | None = None, *, concurrently: bool = True) -> str:
+        """Return the CREATE INDEX statement; without a ``name`` (quoted) the server chooses one."""
+        words = ["create", "unique" if self.unique else "", "index", "concurrently" if concurrently else "", name or ""]
+        method = "" if self.method == "btree" else f"using {self.method}"
+        include = f"include ({', '.join(self.include)})" if self.include else ""
+        words += ["on", self.table, method, f"({', '.join(self.keys)})", include]
+        words += [f"where {self.where}" if self.where else ""]
+        return " ".join(word for word in words if word)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the planner would do: total cost in its units, rows, the 'Plan' of EXPLAIN (FORMAT JSON, VERBOSE).
+
+    ``indexes`` are those that the plan uses: 'schema.index' of real ones, the handle of added ones.
+    """
+
+    cost: float
+    rows: float
+    tree: Mapping[str, Any]
+    indexes: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Value:
+    """A representative value as text; ``frequency`` is its share of the rows, None for a bound of the histogram."""
+
+    text: str
+    frequency: float | None
+
+
+_FILES = """
+select
+    c.oid::int8 as oid,
+    pg_catalog.format('%%I.%%I', n.nspname, c.relname) as relation,
+    pg_catalog.pg_relation_filepath(c.oid) as path
+from pg_catalog.pg_class as c
+join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+where c.oid >= 16384 and c.relkind in ('r', 'm', 'i') and n.nspname not like 'pg\\_%%' and c.relpersistence <> 't'
+"""
+
+_THERE = """
+select
+    pg_catalog.format('%I.%I', n.nspname, c.relname) as relation,
+    array(
+        select pg_catalog.format('%I.%I', pn.nspname, p.relname)
+        from pg_catalog.pg_inherits as i
+        join pg_catalog.pg_class as p on p.oid = i.inhparent
+        join pg_catalog.pg_namespace as pn on pn.oid = p.relnamespace
+        where i.inhrelid = c.oid
+    ) as parents
+from pg_catalog.pg_class as c
+join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+where c.oid >= 16384
+"""
+
+_TREE = """
+with recursive tree (oid) as (
+    select %(name)s::regclass::oid
+    union
+    select i.inhrelid from tree join pg_catalog.pg_inherits as i on i.inhparent = tree.oid
+)
+select
+    c.oid::int8 as oid,
+    n.nspname as schema,
+    c.relname as name,
+    pg_catalog.format('%%I.%%I', n.nspname, c.relname) as relation,
+    c.relkind::text as kind,
+    c.relpages::int8 as pages,
+    c.reltuples::float8 as tuples,
+    c.relallvisible::int8 as visible_pages,
+    pg_catalog.pg_relation_filepath(c.oid) as path
+from tree
+join pg_catalog.pg_class as c on c.oid = tree.oid
+join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+order by c.oid
+"""
+
+_VALUES = """
+select
+    s.most_common_vals::text::text[] as common,
+    s.most_common_freqs::float8[] as frequencies,
+    s.histogram_bounds::text::text[] as bounds
+from pg_catalog.pg_stats as s
+where pg_catalog.format('%%I.%%I', s.schemaname, s.tablename) = %(table)s
+    and (s.attname = %(column)s or pg_catalog.quote_ident(s.attname) = %(column)s)
+order by s.inherited desc
+limit 1
+"""
+
+
+class Lab:
+    """A private server with production's planner, schema and statistics; use it as a context manager, or close it.
+
+    ``tables`` are the ones that it has, partitions included; ``left_out`` is table -> why it has it not, in a line.
+    Not for several threads.
+    """
+
+    def __init__(self, sandbox: Sandbox, plan: Blueprint, held: contextlib.ExitStack) -> None:
+        self._sandbox = sandbox
+        self._held = held
+        self._owner = held.enter_context(sandbox.connect(_DATABASE))
+        url = sandbox.url(_DATABASE, user=_ROLE)
+        # The planner calls functions of production's: on a connection that may do nothing outside of its own tables.
+        self._planner = held.enter_context(psycopg.connect(url, autocommit=True, prepare_threshold=None))
+        self._numbers = count(1)
+        self._added: dict[str, tuple[int, ...]] = {}  # handle -> oids of the index and of those on partitions
+        self._names: dict[tuple[str, str], str] = {}  # schema and name of an index -> how we call it
+        self._sizes: dict[str, int] = {}
+        self._hidden: set[int] = set()
+        self._prepared: dict[str, tuple[str, int]] = {}
+        left_out = _restore(plan, self._owner, self._planner)
+        self.left_out: Mapping[str, str] = MappingProxyType({**plan.left_out, **left_out})
+        tables = (row["relation"] for row in plan.relations.values() if row["kind"] in "rpmv")
+        self.tables = frozenset(tables) - set(left_out)
+        if not plan.asked - set(left_out):
+            raise LabError("; ".join(dict.fromkeys(self.left_out.values())))
+        self._real_pages = _give_sizes(plan, sandbox, self._owner)
+        self._names.update({(row["schema"], row["name"]): row["relation"] for row in plan.indexes.values()})
+        _apply_settings(plan, self.tables, self._planner)
+
+    def add(self, index: Index) -> str:
+        """Create an index that is visible at once, and return its handle.
+
+        Raises IndexRefusedError with PostgreSQL's message where it refuses it, and LabError for a table that the lab
+        lacks.
+        """
+        if index.table not in self.tables:
+            raise LabError(f"{index.table} is not in the lab: {self.left_out.get(index.table, 'it was not asked for')}")
+        handle = f"pgrunbooks_{next(self._numbers)}"
+        heaps = self._tree(index.table)
+        self._empty(heaps)
+        try:
+            self._execute(f"begin read write; {index.statement(handle, concurrently=False)}; commit")
+        except psycopg.Error as error:
+            self._planner.rollback()
+            raise IndexRefusedError(_primary(error)) from None
+        finally:
+            self._fill(heaps)
+        schema = sql.Identifier(heaps[0]["schema"], handle).as_string()
+        made = self._tree(schema)
+        self._added[handle] = tuple(row["oid"] for row in made)
+        self._names.update({(row["schema"], row["name"]): handle for row in made})
+        self._sizes[handle] = sum(self._give_size(row) for row in made if row["kind"] == "i")
+        return handle
+
+    def remove(self, handle: str) -> None:
+        """Drop an added index."""
+        oids = self._oids_of(handle)
+        self._owner.execute(sql.SQL("drop index {}").format(sql.SQL(self._rows_of(oids[:1])[0]["relation"])))
+        del self._added[handle], self._sizes[handle]
+        self._names = {name: other for name, other in self._names.items() if other != handle}
+
+    def size_bytes(self, handle: str) -> int:
+        """Return the estimated size of an added index, or the size that a real one ('schema.index') has."""
+        if handle in self._sizes:
+            return self._sizes[handle]
+        return sum(self._real_pages[row["relation"]] for row in self._index_tree(handle) if row["kind"] == "i") * BLOCK
+
+    def show_only(self, handles: Collection[str]) -> None:
+        """Make exactly these of the added indexes visible to the planner; real ones are left as they are."""
+        visible = [oid for handle in handles for oid in self._oids_of(handle)]
+        added = [oid for oids in self._added.values() for oid in oids]
+        self._owner.execute(
+            "update pg_catalog.pg_index set indisvalid = indexrelid = any(%(visible)s::oid[])"
+            " where indexrelid = any(%(added)s::oid[]) and indisvalid <> (indexrelid = any(%(visible)s::oid[]))",
+            {"visible": visible, "added": added},
+        )
+
+    def hide(self, real_index: str) -> None:
+        """Let the planner do without a real index ('schema.index'), as if it were dropped."""
+        self._set_valid(real_index, valid=False)
+
+    def show(self, real_index: str) -> None:
+        """Take back ``hide``."""
+        self._set_valid(real_index, valid=True)
+
+    def explain(self, statement: str, values: Sequence[Any] | None = None) -> Plan:
+        """Return the plan of one statement: generic, or with ``values`` for its $1, $2, ...
+
+        Values are texts as PostgreSQL writes them, numbers, booleans or None. Raises LabError where the statement
+        cannot be explained: it is not one, or it asks for what the lab lacks.
+        """
+        options = "format json, verbose"
+        try:
+            if values is None:
+                rows = self._execute(f"explain ({options}, generic_plan) {statement.strip().rstrip(';')}")
+            else:
+                name, expected = self._prepare(statement)
+                if expected != len(values):
+                    raise LabError(f"the statement has {expected} parameters, got {len(values)} values")
+                literals = ", ".join(sql.Literal(value).as_string(self._planner) for value in values)
+                given = f"({literals})" if literals else ""
+                rows = self._execute(f"explain ({options}) execute {name}{given}")
+        except psycopg.Error as error:
+            raise LabError(f"cannot be explained: {_primary(error)}") from None
+        tree = rows[0][0][0]["Plan"]
+        return Plan(tree["Total Cost"], tree["Plan Rows"], tree, frozenset(self._indexes_of(tree, "")))
+
+    def values(self, table: str, column: str) -> list[Value]:
+        """Return representative values of a column from pg_stats: the most common ones first, then histogram bounds."""
+        row = self._owner.cursor(row_factory=dict_row).execute(_VALUES, {"table": table, "column": column}).fetchone()
+        if not row:
+            return []
+        common = zip(row["common"] or (), row["frequencies"] or (), strict=False)
+        return [*(Value(text, share) for text, share in common), *(Value(text, None) for text in row["bounds"] or ())]
+
+    def close(self) -> None:
+        """Stop the server and delete everything."""
+        self._held.close()
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---- the planner's connection --------------------------------------------------------------------------------
+
+    def _execute(self, text: str) -> list[tuple[Any, ...]]:
+        cursor = self._planner.execute(text.encode())
+        rows = cursor.fetchall() if cursor.description else []
+        if text.startswith("explain") and cursor.nextset():
+            raise LabError("cannot be explained: it is more than one statement")
+        return rows
+
+    def _prepare(self, statement: str) -> tuple[str, int]:
+        """Prepare a statement once, and return its name and how many parameters it has."""
+        if statement not in self._prepared:
+            name = f"pgrunbooks_{next(self._numbers)}"
+            self._execute(f"prepare {name} as {statement.strip().rstrip(';')}")
+            rows = self._planner.execute(
+                "select pg_catalog.cardinality(parameter_types) from pg_catalog.pg_prepared_statements where name = %s",
+                [name],
+            ).fetchone()
+            self._prepared[statement] = (name, rows[0] if rows else 0)
+        return self._prepared[statement]
+
+    def _indexes_of(self, node: Mapping[str, Any], schema: str) -> Iterable[str]:
+        schema = node.get("Schema", schema)  # a bitmap index scan stands below the scan that names the table
+        if name := node.get("Index Name"):
+            yield self._names[schema, name]
+        for child in node.get("Plans", ()):
+            yield from self._indexes_of(child, schema)
+
+    # ---- indexes and files ---------------------------------------------------------------------------------------
+
+    def _rows(self, query: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return self._owner.cursor(row_factory=dict_row).execute(query.encode(), parameters).fetchall()
+
+    def _tree(self, name: str) -> list[dict[str, Any]]:
+        """Return a table or index and its partitions, itself first."""
+        rows = self._rows(_TREE, {"name": name})
+        return sorted(rows, key=lambda row: row["relation"] != name)
+
+    def _rows_of(self, oids: Sequence[int]) -> list[dict[str, Any]]:
+        return [row for oid in oids for row in self._rows(_TREE, {"name": str(oid)}) if row["oid"] == oid]
+
+    def _oids_of(self, handle: str) -> tuple[int, ...]:
+        if handle not in self._added:
+            raise LabError(f"{handle}: no added index has this handle")
+        return self._added[handle]
+
+    def _index_tree(self, real_index: str) -> list[dict[str, Any]]:
+        try:
+            return self._tree(real_index)
+        except psycopg.Error as error:
+            raise LabError(f"{real_index}: {_primary(error)}") from None
+
+    def _set_valid(self, real_index: str, *, valid: bool) -> None:
+        oids = [row["oid"] for row in self._index_tree(real_index)]
+        self._owner.execute(
+            "update pg_catalog.pg_index set indisvalid = %s where indexrelid = any(%s::oid[])", [valid, oids]
+        )
+
+    def _empty(self, heaps: Sequence[Mapping[str, Any]]) -> None:
+        """Make tables small for a moment, so that an index on them is built at once."""
+        for row in heaps:
+            if row["path"]:
+                _resize(self._sandbox.data / row["path"], 0)
+        # The change of the row also makes the backends forget how many files a table has.
+        self._owner.execute(
+            "update pg_catalog.pg_class set relpages = 0, reltuples = 0 where oid = any(%s::oid[])",
+            [[row["oid"] for row in heaps]],
+        )
+
+    def _fill(self, heaps: Sequence[Mapping[str, Any]]) -> None:
+        for row in heaps:
+            if row["path"]:
+                _resize(self._sandbox.data / row["path"], self._real_pages.get(row["relation"], 0))
+            _set_statistics(self._owner, row["oid"], row["pages"], row["tuples"], row["visible_pages"])
+
+    def _give_size(self, row: Mapping[str, Any]) -> int:
+        rows, width = self._estimate(row["oid"])
+        pages = max(1, math.ceil(rows * (width + 12) / (BLOCK * 0.9))) + 1
+        _resize(self._sandbox.data / row["path"], pages)
+        _set_statistics(self._owner, row["oid"], pages, rows, 0)
+        return pages * BLOCK
+
+    def _estimate(self, oid: int) -> tuple[float, int]:
+        """Return the rows and the width of a key of an index, as the planner estimates them."""
+        facts = self._rows(
+            "select pg_catalog.format('%%I.%%I', n.nspname, c.relname) as table,"
+            " pg_catalog.pg_get_expr(i.indpred, i.indrelid) as predicate,"
+            " array(select pg_catalog.pg_get_indexdef(i.indexrelid, k, false)"
+            "       from pg_catalog.generate_series(1, i.indnatts) as k) as keys"
+            " from pg_catalog.pg_index as i join pg_catalog.pg_class as c on c.oid = i.indrelid"
+            " join pg_catalog.pg_namespace as n on n.oid = c.relnamespace where i.indexrelid = %(oid)s",
+            {"oid": oid},
+        )[0]
+        where = f"where {facts['predicate']}" if facts["predicate"] else ""
+        plan = self.explain(f"select {', '.join(facts['keys'])} from only {facts['table']} {where}")
+        return plan.rows, -(-plan.tree["Plan Width"] // 8) * 8
+
+
+def open_lab(session: Session, tables: Collection[str]) -> Lab:
+    """Build a lab of tables ('schema.table', each part quoted as quote_ident would) and of what they need.
+
+    Tables that cannot be had are named in ``left_out``. Raises LabError where that is all of them, or where no
+    PostgreSQL 18 is at hand to be the lab; ConnectionLostError where the session's server goes away.
+    """
+    programs = server_programs()
+    if server_major(programs) < _LOWEST_MAJOR:
+        raise LabError(f"the lab needs PostgreSQL {_LOWEST_MAJOR} or newer, got {server_major(programs)} in {programs}")
+    plan = blueprint.read_blueprint(session, tables, programs / "pg_dump")
+    with contextlib.ExitStack() as held:
+        sandbox = held.enter_context(temporary_sandbox(_SERVER_SETTINGS, sample=False, programs=programs))
+        _create_database(sandbox, plan.database)
+        lab = Lab(sandbox, plan, held.enter_context(contextlib.ExitStack()))
+        lab._held = held.pop_all()
+        return lab
+
+
+def _create_database(sandbox: Sandbox, wanted: Mapping[str, Any]) -> None:
+    """Create the lab's database with the encoding and, where this machine has it, the collation of the source.
+
+    A planner asks of a collation whether it is C: only then can a plain index serve LIKE. So any other will do.
+    """
+    is_c = wanted["provider"] == "b" or (wanted["provider"] == "c" and wanted["collate"] in ("C", "POSIX"))
+    locales = [("C", "C")] if is_c else [(wanted["collate"], wanted["ctype"]), ("C.UTF-8", "C.UTF-8"), ("C", "C")]
+    create = "create database {} owner {} template template0 encoding {} lc_collate {} lc_ctype {} strategy file_copy"
+    with sandbox.connect("postgres") as connection:
+        connection.execute(sql.SQL("create role {} login").format(sql.Identifier(_ROLE)))
+        for collate, ctype in locales:
+            literals = (sql.Literal(text) for text in (wanted["encoding"], collate, ctype))
+            names = (sql.Identifier(_DATABASE), sql.Identifier(_ROLE))
+            try:
+                connection.execute(sql.SQL(create).format(*names, *literals))
+                return
+            except (psycopg.errors.WrongObjectType, psycopg.errors.InvalidParameterValue):
+                continue
+    raise LabError(f"the lab cannot have a database with the encoding {wanted['encoding']}")
+
+
+def _restore(plan: Blueprint, owner: psycopg.Connection, planner: psycopg.Connection) -> dict[str, str]:
+    """Run the dump object by object; return table -> why for those that could not be made, which are dropped again."""
+    planner.execute("set check_function_bodies = off; set search_path = ''; set client_min_messages = error")
+    wanted = [entry for entry in plan.entries if entry.kind not in _NOT_RESTORED]
+    structure = [entry for entry in wanted if entry.kind != "STATISTICS DATA"]
+    failed: dict[Entry, str] = {}
+    while structure:  # what needed something later in the dump gets another try
+        failed = {}
+        for entry in structure:
+            try:
+                # an extension may need a superuser; everything else is made without, since it may run code
+                (owner if entry.kind == "EXTENSION" else planner).execute(entry.sql.encode())
+            except psycopg.Error as error:
+                failed[entry] = _primary(error)
+        if len(failed) == len(structure):
+            break
+        structure = list(failed)
+    reasons = _missing(plan, failed, owner)
+    for relation in reasons:
+        with contextlib.suppress(psycopg.Error):
+            planner.execute(f"drop table if exists {relation} cascade".encode())
+    # After the indexes, since a new index sets the counts of its table.
+    for entry in wanted:
+        if entry.kind == "STATISTICS DATA":
+            with contextlib.suppress(psycopg.Error):  # of a table that is left out
+                planner.execute(entry.sql.encode())
+    return reasons
+
+
+def _missing(plan: Blueprint, failed: Mapping[Entry, str], owner: psycopg.Connection) -> dict[str, str]:
+    rows = owner.cursor(row_factory=dict_row).execute(_THERE.encode()).fetchall()
+    there = {row["relation"]: set(row["parents"]) for row in rows}
+    why = {entry.oid: reason for entry, reason in failed.items() if entry.oid}
+    guilty: dict[int, str] = {}
+    for oid, row in plan.relations.items():
+        parents = {plan.relations[it]["relation"] for it in row["parents"] if it in plan.relations}
+        if row["kind"] == "S" or row["is_system"]:
+            continue
+        if row["relation"] not in there:
+            guilty[oid] = f"{row['relation']}: {why.get(oid, 'what it needs is missing')}"
+        elif parents - there[row["relation"]]:
+            guilty[oid] = f"{row['relation']}: cannot be attached to {min(parents)}"
+    for oid, index in plan.indexes.items():
+        if index["is_valid"] and index["relation"] not in there and index["table_oid"] not in guilty:
+            reason = why.get(oid) or why.get(index["constraint_oid"]) or "what it needs is missing"
+            guilty[index["table_oid"]] = f"its index {index['relation']}: {reason}"
+    return {
+        plan.relations[member]["relation"]: guilty.get(member, reason)
+        for oid, reason in guilty.items()
+        for member in blueprint.members(plan.relations, oid)
+    }
+
+
+def _give_sizes(plan: Blueprint, sandbox: Sandbox, owner: psycopg.Connection) -> dict[str, int]:
+    """Extend the files to what they are on the source, and return relation -> pages."""
+    pages = {row["relation"]: row["pages"] for row in (*plan.relations.values(), *plan.indexes.values())}
+    for row in owner.cursor(row_factory=dict_row).execute(_FILES.replace("%%", "%").encode()).fetchall():
+        if pages.get(row["relation"]):
+            _resize(sandbox.data / row["path"], pages[row["relation"]])
+    return pages
+
+
+def _apply_settings(plan: Blueprint, tables: Collection[str], planner: psycopg.Connection) -> None:
+    known = {row[0] for row in planner.execute("select name from pg_catalog.pg_settings").fetchall()}
+    for name, value in plan.settings.items():
+        if name in known and name != "search_path":
+            with contextlib.suppress(psycopg.Error):
+                planner.execute("select pg_catalog.set_config(%s, %s, false)", [name, value])
+    path = [plan.settings["search_path"]] if plan.settings.get("search_path") else []
+    schemas = {row["schema"] for row in plan.relations.values() if row["relation"] in tables}
+    path += [sql.Identifier(schema).as_string() for schema in sorted(schemas)]
+    planner.execute("select pg_catalog.set_config('search_path', %s, false)", [", ".join(path)])
+    planner.execute(
+        "set plan_cache_mode = force_custom_plan; set jit = off; set statement_timeout = '15s';"
+        "set default_transaction_read_only = on"
+    )
+
+
+def _set_statistics(owner: psycopg.Connection, oid: int, pages: int, tuples: float, visible_pages: int) -> None:
+    owner.execute(
+        "update pg_catalog.pg_class set relpages = %s, reltuples = %s, relallvisible = %s where oid = %s",
+        [pages, tuples, visible_pages, oid],
+    )
+
+
+def _resize(path: Path, pages: int) -> None:
+    """Give a relation's file as many pages, without a block on the disk for those that are new."""
+    owner = path.stat()
+    os.truncate(path, min(pages, _SEGMENT_PAGES) * BLOCK)
+    for number in count(1):
+        segment = path.with_name(f"{path.name}.{number}")
+        rest = pages - number * _SEGMENT_PAGES
+        if rest <= 0:
+            if not segment.exists():
+                return
+            segment.unlink()
+            continue
+        if not segment.exists():
+            segment.touch(mode=0o600)
+            os.chown(segment, owner.st_uid, owner.st_gid)
+        os.truncate(segment, min(rest, _SEGMENT_PAGES) * BLOCK)
+
+
+def _primary(error: psycopg.Error) -> str:
+    return error.diag.message_primary or str(error).strip().splitlines()[0]
