@@ -11,8 +11,6 @@ since there is no index to probe. The planner is that of PostgreSQL 18 for a ser
 from __future__ import annotations
 
 import contextlib
-import math
-import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -24,14 +22,12 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from pgrunbooks import blueprint
+from pgrunbooks import blueprint, index_size, storage
 from pgrunbooks.blueprint import Blueprint, Entry
 from pgrunbooks.errors import IndexRefusedError, LabError
 from pgrunbooks.sandbox import Sandbox, server_major, server_programs, temporary_sandbox
 from pgrunbooks.session import Session
 
-BLOCK = 8192
-_SEGMENT_PAGES = 131072  # a file of a relation holds at most 1 GiB
 _DATABASE, _ROLE = "lab", "lab"
 _LOWEST_MAJOR = 18  # the first that can restore statistics
 _SERVER_SETTINGS = {
@@ -42,11 +38,12 @@ _SERVER_SETTINGS = {
     "logging_collector": "off",
     "log_destination": "stderr",
     "max_connections": "10",
+    "max_parallel_maintenance_workers": "0",  # else CREATE INDEX looks into files that are not ready
     "max_prepared_transactions": "0",
     "max_wal_senders": "0",
     "shared_buffers": "64MB",
     "shared_preload_libraries": "",
-    "wal_level": "minimal",
+    "wal_level": "replica",  # at 'minimal' a commit reads new files into the shared buffers
 }
 # Nothing that a plan depends on, and some of it would reach out of the lab.
 _NOT_RESTORED = frozenset(
@@ -107,7 +104,7 @@ class Value:
 _FILES = """
 select
     c.oid::int8 as oid,
-    pg_catalog.format('%%I.%%I', n.nspname, c.relname) as relation,
+    pg_catalog.format('%I.%I', n.nspname, c.relname) as relation,
     pg_catalog.pg_relation_filepath(c.oid) as path
 from pg_catalog.pg_class as c
 join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
@@ -151,6 +148,66 @@ join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
 order by c.oid
 """
 
+# Which keys CREATE INDEX deduplicates: equal values are equal bytes, and no column is only included.
+_INDEX = """
+select
+    pg_catalog.format('%%I.%%I', n.nspname, t.relname) as table,
+    pg_catalog.pg_get_expr(i.indpred, i.indrelid) as predicate,
+    array(
+        select pg_catalog.pg_get_indexdef(i.indexrelid, k, false)
+        from pg_catalog.generate_series(1, i.indnatts) as k
+    ) as keys,
+    m.amname as method,
+    a.fixed_bytes,
+    a.aligned_bytes,
+    1.0::float8 as items,
+    m.amname = 'btree' and i.indnkeyatts = i.indnatts and not exists (
+        select
+        from unnest(i.indclass) as o (oid)
+        join pg_catalog.pg_opclass as c on c.oid = o.oid
+        left join pg_catalog.pg_amproc as p
+            on p.amprocfamily = c.opcfamily and p.amproclefttype = c.opcintype
+            and p.amprocrighttype = c.opcintype and p.amprocnum = 4
+        where p.oid is null
+    ) as may_deduplicate
+from pg_catalog.pg_index as i
+join pg_catalog.pg_class as x on x.oid = i.indexrelid
+join pg_catalog.pg_am as m on m.oid = x.relam
+join pg_catalog.pg_class as t on t.oid = i.indrelid
+join pg_catalog.pg_namespace as n on n.oid = t.relnamespace
+cross join lateral (
+    select
+        coalesce(sum(a.attlen) filter (where a.attlen > 0), 0)::int8 as fixed_bytes,
+        coalesce(sum(case a.attalign
+            when 'd' then (a.attlen + 7) / 8 * 8
+            when 'i' then (a.attlen + 3) / 4 * 4
+            else a.attlen
+        end) filter (where a.attlen > 0), 0)::int8 as aligned_bytes
+    from pg_catalog.pg_attribute as a
+    where a.attrelid = i.indexrelid
+) as a
+where i.indexrelid = %(oid)s
+"""
+
+# Widths of the keys of all btrees, as far as statistics tell.
+_BTREES = """
+select
+    pg_catalog.format('%I.%I', n.nspname, x.relname) as relation,
+    (
+        select coalesce(sum(case when a.attlen > 0 then a.attlen else coalesce(s.stawidth, own.stawidth, 16) end), 8)
+        from pg_catalog.pg_attribute as a
+        left join pg_catalog.pg_statistic as s
+            on s.starelid = i.indrelid and s.staattnum = i.indkey[a.attnum - 1] and s.staattnum > 0
+        left join pg_catalog.pg_statistic as own on own.starelid = i.indexrelid and own.staattnum = a.attnum
+        where a.attrelid = i.indexrelid and a.attnum <= i.indnkeyatts
+    )::int4 as width
+from pg_catalog.pg_index as i
+join pg_catalog.pg_class as x on x.oid = i.indexrelid
+join pg_catalog.pg_am as m on m.oid = x.relam and m.amname = 'btree'
+join pg_catalog.pg_namespace as n on n.oid = x.relnamespace
+where i.indexrelid >= 16384 and x.relkind = 'i'
+"""
+
 _VALUES = """
 select
     s.most_common_vals::text::text[] as common,
@@ -174,7 +231,7 @@ class Lab:
     def __init__(self, sandbox: Sandbox, plan: Blueprint, held: contextlib.ExitStack) -> None:
         self._sandbox = sandbox
         self._held = held
-        self._owner = held.enter_context(sandbox.connect(_DATABASE))
+        self._owner = held.enter_context(sandbox.connect(_DATABASE, options="-c search_path="))
         url = sandbox.url(_DATABASE, user=_ROLE)
         # The planner calls functions of production's: on a connection that may do nothing outside of its own tables.
         self._planner = held.enter_context(psycopg.connect(url, autocommit=True, prepare_threshold=None))
@@ -212,11 +269,14 @@ class Lab:
             raise IndexRefusedError(_primary(error)) from None
         finally:
             self._fill(heaps)
-        schema = sql.Identifier(heaps[0]["schema"], handle).as_string()
-        made = self._tree(schema)
+        made = self._tree(sql.Identifier(heaps[0]["schema"], handle).as_string())
         self._added[handle] = tuple(row["oid"] for row in made)
         self._names.update({(row["schema"], row["name"]): handle for row in made})
-        self._sizes[handle] = sum(self._give_size(row) for row in made if row["kind"] == "i")
+        self._set_valid(self._added[handle], valid=False)  # nobody looks into its files before they are ready
+        try:
+            self._sizes[handle] = sum(self._give_size(row) for row in made if row["kind"] == "i")
+        finally:
+            self._set_valid(self._added[handle], valid=True)
         return handle
 
     def remove(self, handle: str) -> None:
@@ -230,7 +290,10 @@ class Lab:
         """Return the estimated size of an added index, or the size that a real one ('schema.index') has."""
         if handle in self._sizes:
             return self._sizes[handle]
-        return sum(self._real_pages[row["relation"]] for row in self._index_tree(handle) if row["kind"] == "i") * BLOCK
+        return (
+            sum(self._real_pages[row["relation"]] for row in self._index_tree(handle) if row["kind"] == "i")
+            * storage.BLOCK
+        )
 
     def show_only(self, handles: Collection[str]) -> None:
         """Make exactly these of the added indexes visible to the planner; real ones are left as they are."""
@@ -244,11 +307,11 @@ class Lab:
 
     def hide(self, real_index: str) -> None:
         """Let the planner do without a real index ('schema.index'), as if it were dropped."""
-        self._set_valid(real_index, valid=False)
+        self._set_valid([row["oid"] for row in self._index_tree(real_index)], valid=False)
 
     def show(self, real_index: str) -> None:
         """Take back ``hide``."""
-        self._set_valid(real_index, valid=True)
+        self._set_valid([row["oid"] for row in self._index_tree(real_index)], valid=True)
 
     def explain(self, statement: str, values: Sequence[Any] | None = None) -> Plan:
         """Return the plan of one statement: generic, or with ``values`` for its $1, $2, ...
@@ -344,17 +407,16 @@ class Lab:
         except psycopg.Error as error:
             raise LabError(f"{real_index}: {_primary(error)}") from None
 
-    def _set_valid(self, real_index: str, *, valid: bool) -> None:
-        oids = [row["oid"] for row in self._index_tree(real_index)]
+    def _set_valid(self, oids: Sequence[int], *, valid: bool) -> None:
         self._owner.execute(
-            "update pg_catalog.pg_index set indisvalid = %s where indexrelid = any(%s::oid[])", [valid, oids]
+            "update pg_catalog.pg_index set indisvalid = %s where indexrelid = any(%s::oid[])", [valid, list(oids)]
         )
 
     def _empty(self, heaps: Sequence[Mapping[str, Any]]) -> None:
         """Make tables small for a moment, so that an index on them is built at once."""
         for row in heaps:
             if row["path"]:
-                _resize(self._sandbox.data / row["path"], 0)
+                storage.resize(self._sandbox.data / row["path"], 0)
         # The change of the row also makes the backends forget how many files a table has.
         self._owner.execute(
             "update pg_catalog.pg_class set relpages = 0, reltuples = 0 where oid = any(%s::oid[])",
@@ -364,30 +426,36 @@ class Lab:
     def _fill(self, heaps: Sequence[Mapping[str, Any]]) -> None:
         for row in heaps:
             if row["path"]:
-                _resize(self._sandbox.data / row["path"], self._real_pages.get(row["relation"], 0))
+                storage.resize(self._sandbox.data / row["path"], self._real_pages.get(row["relation"], 0))
             _set_statistics(self._owner, row["oid"], row["pages"], row["tuples"], row["visible_pages"])
 
     def _give_size(self, row: Mapping[str, Any]) -> int:
-        rows, width = self._estimate(row["oid"])
-        pages = max(1, math.ceil(rows * (width + 12) / (BLOCK * 0.9))) + 1
-        _resize(self._sandbox.data / row["path"], pages)
-        _set_statistics(self._owner, row["oid"], pages, rows, 0)
-        return pages * BLOCK
+        """Give an added index the files and counts that it would have, and return its bytes."""
+        facts = self._rows(_INDEX, {"oid": row["oid"]})[0]
+        source = f"from only {facts['table']}" + (f" where {facts['predicate']}" if facts["predicate"] else "")
+        keys = facts["keys"]
+        plan = self.explain(f"select {', '.join(keys)} {source}")
+        groups = self.explain(f"select {source} group by {', '.join(keys)}").rows if facts["may_deduplicate"] else None
+        contents = index_size.Contents(
+            rows=plan.rows,
+            groups=groups or plan.rows,
+            width=_key_width(plan.tree["Plan Width"], facts["fixed_bytes"], facts["aligned_bytes"]),
+            deduplicates=facts["may_deduplicate"],
+            items=facts["items"],
+            heap_pages=self._real_pages.get(facts["table"], 0),
+        )
+        pages = index_size.pages(facts["method"], contents)
+        path = self._sandbox.data / row["path"]
+        storage.resize(path, pages)
+        if facts["method"] == "btree":
+            storage.write_height(path, index_size.height(pages, contents.width))
+        _set_statistics(self._owner, row["oid"], pages, plan.rows, 0)
+        return pages * storage.BLOCK
 
-    def _estimate(self, oid: int) -> tuple[float, int]:
-        """Return the rows and the width of a key of an index, as the planner estimates them."""
-        facts = self._rows(
-            "select pg_catalog.format('%%I.%%I', n.nspname, c.relname) as table,"
-            " pg_catalog.pg_get_expr(i.indpred, i.indrelid) as predicate,"
-            " array(select pg_catalog.pg_get_indexdef(i.indexrelid, k, false)"
-            "       from pg_catalog.generate_series(1, i.indnatts) as k) as keys"
-            " from pg_catalog.pg_index as i join pg_catalog.pg_class as c on c.oid = i.indrelid"
-            " join pg_catalog.pg_namespace as n on n.oid = c.relnamespace where i.indexrelid = %(oid)s",
-            {"oid": oid},
-        )[0]
-        where = f"where {facts['predicate']}" if facts["predicate"] else ""
-        plan = self.explain(f"select {', '.join(facts['keys'])} from only {facts['table']} {where}")
-        return plan.rows, -(-plan.tree["Plan Width"] // 8) * 8
+
+def _key_width(planned: int, fixed: int, aligned: int) -> int:
+    """Return the bytes of a key: the planner's width, and the gaps that the alignment of fixed columns makes."""
+    return planned + aligned - fixed
 
 
 def open_lab(session: Session, tables: Collection[str]) -> Lab:
@@ -401,11 +469,15 @@ def open_lab(session: Session, tables: Collection[str]) -> Lab:
         raise LabError(f"the lab needs PostgreSQL {_LOWEST_MAJOR} or newer, got {server_major(programs)} in {programs}")
     plan = blueprint.read_blueprint(session, tables, programs / "pg_dump")
     with contextlib.ExitStack() as held:
-        sandbox = held.enter_context(temporary_sandbox(_SERVER_SETTINGS, sample=False, programs=programs))
+        sandbox = held.enter_context(_empty_server(programs))
         _create_database(sandbox, plan.database)
         lab = Lab(sandbox, plan, held.enter_context(contextlib.ExitStack()))
         lab._held = held.pop_all()
         return lab
+
+
+def _empty_server(programs: Path) -> contextlib.AbstractContextManager[Sandbox]:
+    return temporary_sandbox(_SERVER_SETTINGS, sample=False, programs=programs, initdb=["--no-data-checksums"])
 
 
 def _create_database(sandbox: Sandbox, wanted: Mapping[str, Any]) -> None:
@@ -431,7 +503,10 @@ def _create_database(sandbox: Sandbox, wanted: Mapping[str, Any]) -> None:
 
 def _restore(plan: Blueprint, owner: psycopg.Connection, planner: psycopg.Connection) -> dict[str, str]:
     """Run the dump object by object; return table -> why for those that could not be made, which are dropped again."""
-    planner.execute("set check_function_bodies = off; set search_path = ''; set client_min_messages = error")
+    planner.execute(
+        "set check_function_bodies = off; set search_path = ''; set client_min_messages = error;"
+        "set statement_timeout = '15s'"
+    )
     wanted = [entry for entry in plan.entries if entry.kind not in _NOT_RESTORED]
     structure = [entry for entry in wanted if entry.kind != "STATISTICS DATA"]
     failed: dict[Entry, str] = {}
@@ -440,7 +515,7 @@ def _restore(plan: Blueprint, owner: psycopg.Connection, planner: psycopg.Connec
         for entry in structure:
             try:
                 # an extension may need a superuser; everything else is made without, since it may run code
-                (owner if entry.kind == "EXTENSION" else planner).execute(entry.sql.encode())
+                (owner if entry.kind == "EXTENSION" else planner).execute(_unchecked(entry).encode())
             except psycopg.Error as error:
                 failed[entry] = _primary(error)
         if len(failed) == len(structure):
@@ -456,6 +531,14 @@ def _restore(plan: Blueprint, owner: psycopg.Connection, planner: psycopg.Connec
             with contextlib.suppress(psycopg.Error):  # of a table that is left out
                 planner.execute(entry.sql.encode())
     return reasons
+
+
+def _unchecked(entry: Entry) -> str:
+    """Return the SQL of an entry; a foreign key is not validated, which would look into files that are not ready."""
+    text = entry.sql
+    if entry.kind == "FK CONSTRAINT" and not text.endswith("NOT VALID;"):
+        text = text.removesuffix(";") + " NOT VALID;"
+    return text
 
 
 def _missing(plan: Blueprint, failed: Mapping[Entry, str], owner: psycopg.Connection) -> dict[str, str]:
@@ -483,11 +566,16 @@ def _missing(plan: Blueprint, failed: Mapping[Entry, str], owner: psycopg.Connec
 
 
 def _give_sizes(plan: Blueprint, sandbox: Sandbox, owner: psycopg.Connection) -> dict[str, int]:
-    """Extend the files to what they are on the source, and return relation -> pages."""
+    """Extend the files to what they are on the source, btrees as high as there, and return relation -> pages."""
+    cursor = owner.cursor(row_factory=dict_row)
+    widths = {row["relation"]: row["width"] for row in cursor.execute(_BTREES.encode()).fetchall()}
     pages = {row["relation"]: row["pages"] for row in (*plan.relations.values(), *plan.indexes.values())}
-    for row in owner.cursor(row_factory=dict_row).execute(_FILES.replace("%%", "%").encode()).fetchall():
-        if pages.get(row["relation"]):
-            _resize(sandbox.data / row["path"], pages[row["relation"]])
+    for row in cursor.execute(_FILES.encode()).fetchall():
+        path, relation = sandbox.data / row["path"], row["relation"]
+        if pages.get(relation):
+            storage.resize(path, pages[relation])
+            if relation in widths and pages[relation] > 1:
+                storage.write_height(path, index_size.height(pages[relation], widths[relation]))
     return pages
 
 
@@ -501,10 +589,7 @@ def _apply_settings(plan: Blueprint, tables: Collection[str], planner: psycopg.C
     schemas = {row["schema"] for row in plan.relations.values() if row["relation"] in tables}
     path += [sql.Identifier(schema).as_string() for schema in sorted(schemas)]
     planner.execute("select pg_catalog.set_config('search_path', %s, false)", [", ".join(path)])
-    planner.execute(
-        "set plan_cache_mode = force_custom_plan; set jit = off; set statement_timeout = '15s';"
-        "set default_transaction_read_only = on"
-    )
+    planner.execute("set plan_cache_mode = force_custom_plan; set jit = off;set default_transaction_read_only = on")
 
 
 def _set_statistics(owner: psycopg.Connection, oid: int, pages: int, tuples: float, visible_pages: int) -> None:
@@ -512,24 +597,6 @@ def _set_statistics(owner: psycopg.Connection, oid: int, pages: int, tuples: flo
         "update pg_catalog.pg_class set relpages = %s, reltuples = %s, relallvisible = %s where oid = %s",
         [pages, tuples, visible_pages, oid],
     )
-
-
-def _resize(path: Path, pages: int) -> None:
-    """Give a relation's file as many pages, without a block on the disk for those that are new."""
-    owner = path.stat()
-    os.truncate(path, min(pages, _SEGMENT_PAGES) * BLOCK)
-    for number in count(1):
-        segment = path.with_name(f"{path.name}.{number}")
-        rest = pages - number * _SEGMENT_PAGES
-        if rest <= 0:
-            if not segment.exists():
-                return
-            segment.unlink()
-            continue
-        if not segment.exists():
-            segment.touch(mode=0o600)
-            os.chown(segment, owner.st_uid, owner.st_gid)
-        os.truncate(segment, min(rest, _SEGMENT_PAGES) * BLOCK)
 
 
 def _primary(error: psycopg.Error) -> str:

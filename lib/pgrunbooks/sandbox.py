@@ -49,13 +49,19 @@ class Sandbox:
     """One private PostgreSQL in a directory of its own; several may run side by side.
 
     ``settings`` are server settings, written when the directory is made; ``programs`` is the folder of the server's
-    programs, by default that of ``server_programs``. Nothing happens before ``start``.
+    programs, by default that of ``server_programs``; ``initdb`` are further options of that program. Nothing happens
+    before ``start``.
     """
 
     def __init__(
-        self, directory: Path, settings: Mapping[str, str] = MappingProxyType({}), programs: Path | None = None
+        self,
+        directory: Path,
+        settings: Mapping[str, str] = MappingProxyType({}),
+        programs: Path | None = None,
+        initdb: Sequence[str] = (),
     ) -> None:
         self.directory = directory
+        self.initdb = initdb
         self.settings = {**_SETTINGS, **settings}
         self.programs = programs or server_programs()
         self._lease: weakref.finalize[[int], Sandbox] | None = None
@@ -162,6 +168,7 @@ class Sandbox:
             "--locale=C",
             "--data-checksums",
             "--no-sync",
+            *self.initdb,
         )
         settings = {**self.settings, "unix_socket_directories": str(self.socket)}
         lines = [f"{name} = '{value}'" for name, value in settings.items()]
@@ -244,11 +251,15 @@ def default_sandbox() -> Sandbox:
 
 @contextlib.contextmanager
 def temporary_sandbox(
-    settings: Mapping[str, str] = MappingProxyType({}), *, sample: bool = True, programs: Path | None = None
+    settings: Mapping[str, str] = MappingProxyType({}),
+    *,
+    sample: bool = True,
+    programs: Path | None = None,
+    initdb: Sequence[str] = (),
 ) -> Iterator[Sandbox]:
     """Start a sandbox in a folder of its own that is gone after the block, and after a kill too."""
     directory = Path(tempfile.mkdtemp(prefix="pgrunbooks-sandbox-"))
-    sandbox = Sandbox(directory, settings, programs)
+    sandbox = Sandbox(directory, settings, programs, initdb)
     _own(directory)
     (directory / "temporary").touch()
     try:
