@@ -148,7 +148,7 @@ join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
 order by c.oid
 """
 
-# Which keys CREATE INDEX deduplicates: equal values are equal bytes, and no column is only included.
+# CREATE INDEX deduplicates where equal values are equal bytes, keys are not unique, and no column is only included.
 _INDEX = """
 select
     pg_catalog.format('%%I.%%I', n.nspname, t.relname) as table,
@@ -161,7 +161,14 @@ select
     a.fixed_bytes,
     a.aligned_bytes,
     1.0::float8 as items,
-    m.amname = 'btree' and i.indnkeyatts = i.indnatts and not exists (
+    m.amname = 'btree' and i.indnkeyatts = i.indnatts and not i.indisunique
+    and not exists (
+        select
+        from pg_catalog.pg_index as u
+        where u.indrelid = i.indrelid and u.indisunique and u.indisvalid and u.indpred is null
+            and 0 <> all(u.indkey) and u.indkey::int2[] <@ i.indkey::int2[]
+    )
+    and not exists (
         select
         from unnest(i.indclass) as o (oid)
         join pg_catalog.pg_opclass as c on c.oid = o.oid

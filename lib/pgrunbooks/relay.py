@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psycopg
 from psycopg import pq
 
 from pgrunbooks.errors import ConnectionLostError, RunbookError
@@ -68,6 +69,8 @@ def dump(session: Session, program: Path, arguments: Sequence[str], *, filter_li
         with subprocess.Popen(command, stdin=patterns, stdout=output, stderr=complaints, env=environment) as process:
             try:
                 _serve(listener, session.connection.pgconn, process)
+            except psycopg.OperationalError:
+                raise ConnectionLostError("the server went away while its schema was read") from None
             finally:
                 if process.poll() is None:
                     process.terminate()

@@ -1,0 +1,433 @@
+"""The what-if lab: production's plans without its data, on the newest and the oldest server as production."""
+
+import contextlib
+import os
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from pgrunbooks import blueprint
+from pgrunbooks.errors import ConnectionLostError, IndexRefusedError, LabError
+from pgrunbooks.lab import Index, open_lab
+from pgrunbooks.sandbox import temporary_sandbox, temporary_standby
+from pgrunbooks.session import open_session
+from pgrunbooks.targets import Target
+from test_sandbox import wait_for
+
+SHOP = [
+    f"shop.{name}" for name in ("customers", "products", "orders", "order_items", "payments", "events", "audit_log")
+]
+
+STATEMENTS = [
+    "select * from shop.orders where id = 4711",
+    "select * from shop.orders where customer_id = 5 order by placed_at desc limit 10",
+    "select * from shop.orders where status = 'open'",
+    "select * from shop.orders where status = 'paid' and total > 500",
+    "select status, count(*), sum(total) from shop.orders group by status",
+    "select sum(quantity) from shop.order_items",
+    "select * from shop.order_items where order_id = any('{1, 5, 9}')",
+    "select * from shop.customers where email like 'a%' and deleted_at is null",
+    "select o.id, c.email from shop.orders o join shop.customers c on c.id = o.customer_id where c.country = 'DE'",
+    "select p.* from shop.payments p join shop.orders o on o.id = p.order_id where o.total > 900 and amount < 0",
+    "select * from shop.products where id in (select product_id from shop.order_items where order_id = 99)",
+    "select i.product_id, count(*) from shop.order_items i join shop.products p on p.id = i.product_id"
+    " where p.price > 50 group by 1 order by 2 desc limit 5",
+    "select * from shop.events where session_id = '00000000-0000-0000-0000-000000000000'",
+    "update shop.orders set status = 'paid' where customer_id = 17",
+]
+
+# One of everything that a restore may trip over.
+ODD = """
+create extension pg_trgm;
+create schema "Odd Schema";
+create type "Odd Schema".mood as enum ('sad', 'it''s ok', 'happy');
+create domain "Odd Schema".positive as integer check (value > 0);
+create collation "Odd Schema".plain from "C";
+create function "Odd Schema".folded(t text) returns text immutable language sql as $$ select lower(t) $$;
+create function "Odd Schema".later() returns setof "Odd Schema".mood language sql
+    begin atomic select 'happy'::"Odd Schema".mood; end;
+create sequence "Odd Schema".numbers;
+create table "Odd Schema".elsewhere (id int primary key);
+create table "Odd Schema"."Odd ""Table"" of"  (
+    id bigint generated always as identity primary key,
+    number bigint default nextval('"Odd Schema".numbers'),
+    other int references "Odd Schema".elsewhere,
+    "Mixed Case" "Odd Schema".mood not null,
+    amount "Odd Schema".positive,
+    doubled int generated always as (amount * 2) stored,
+    name text collate "Odd Schema".plain,
+    notes text,
+    during int4range,
+    exclude using gist (during with &&)
+) with (fillfactor = 70);
+create index odd_folded on "Odd Schema"."Odd ""Table"" of" ("Odd Schema".folded(name));
+create index odd_trigrams on "Odd Schema"."Odd ""Table"" of" using gin (notes gin_trgm_ops);
+create index odd_signature on "Odd Schema"."Odd ""Table"" of" using gist (notes gist_trgm_ops (siglen = 16));
+create index odd_covering on "Odd Schema"."Odd ""Table"" of" (amount desc nulls last) include (name) where amount > 5;
+create statistics "Odd Schema".both on amount, other from "Odd Schema"."Odd ""Table"" of";
+create function "Odd Schema".trigger() returns trigger language plpgsql as $$ begin return new; end $$;
+create trigger odd before insert on "Odd Schema"."Odd ""Table"" of" for each row execute function "Odd Schema".trigger();
+create view "Odd Schema".seen as select t.id, t.name from "Odd Schema"."Odd ""Table"" of" t where amount > 7;
+create table "Odd Schema".parent (id int, at date);
+create table "Odd Schema".child (extra text) inherits ("Odd Schema".parent);
+insert into "Odd Schema".elsewhere select generate_series(1, 100);
+insert into "Odd Schema"."Odd ""Table"" of" (other, "Mixed Case", amount, name, notes, during)
+    select n % 100 + 1, 'happy', n, 'Name ' || n % 500, 'note ' || n, int4range(n, n + 1)
+    from generate_series(1, 5000) n;
+insert into "Odd Schema".child select n, '2026-01-01'::date + n % 300, 'x' from generate_series(1, 5000) n;
+create role everybody;
+alter table "Odd Schema"."Odd ""Table"" of" enable row level security;
+create policy odd on "Odd Schema"."Odd ""Table"" of" using (amount > 3);
+grant select on all tables in schema "Odd Schema" to everybody;
+analyze;
+"""
+ODD_TABLE = '"Odd Schema"."Odd ""Table"" of"'
+
+
+def session_on(url, **settings):
+    return open_session(Target(name="tested", dsn=url, **settings))
+
+
+@pytest.fixture(scope="module")
+def labs():
+    """Keep one lab of each server for all the tests that leave it as it was."""
+    with contextlib.ExitStack() as held:
+        opened = {}
+
+        def lab_of(server):
+            if server.directory not in opened:
+                with session_on(server.url()) as session:
+                    opened[server.directory] = held.enter_context(open_lab(session, SHOP))
+            return opened[server.directory]
+
+        yield lab_of
+
+
+@pytest.fixture
+def lab(server, labs):
+    lab = labs(server)
+    yield lab
+    for handle in list(lab._added):
+        lab.remove(handle)
+
+
+@contextlib.contextmanager
+def new_database(server, name="lab_source", **options):
+    with server.connect("postgres") as connection:
+        words = " ".join(f"{option} '{value}'" for option, value in options.items())
+        connection.execute(f"create database {name} template template0 {words}")
+        try:
+            with server.connect(name) as owner:
+                yield owner
+        finally:
+            connection.execute(f"drop database {name} with (force)")
+            connection.execute("drop role if exists everybody")
+
+
+def shape(tree, schema=""):
+    """Return what a plan does: node types, relations and indexes."""
+    words = ("Node Type", "Join Type", "Relation Name", "Index Name", "Strategy")
+    return [[tree.get(word) for word in words], [shape(child) for child in tree.get("Plans", ())]]
+
+
+def real_plan(connection, statement):
+    return connection.execute(f"explain (format json, verbose) {statement}").fetchone()[0][0]["Plan"]
+
+
+def test_plans_and_costs_are_those_of_production(server, lab):
+    assert (lab.left_out, set(SHOP) <= lab.tables) == ({}, True)
+    with server.connect() as production:
+        for statement in STATEMENTS:
+            plan, real = lab.explain(statement), real_plan(production, statement)
+            assert shape(plan.tree) == shape(real), statement
+            assert plan.cost == pytest.approx(real["Total Cost"], rel=0.02), statement
+            assert plan.rows == real["Plan Rows"], statement
+
+
+class TestAnAddedIndex:
+    def test_is_used_and_known_by_its_handle(self, lab):
+        before = lab.explain("select * from shop.orders where total = $1")
+        handle = lab.add(Index("shop.orders", ("total",)))
+        after = lab.explain("select * from shop.orders where total = $1")
+        assert (before.indexes, after.indexes) == (frozenset(), {handle})
+        assert after.cost < before.cost / 10
+
+    def test_that_is_removed_is_used_no_more(self, lab):
+        handle = lab.add(Index("shop.orders", ("total",)))
+        lab.remove(handle)
+        assert lab.explain("select * from shop.orders where total = $1").indexes == frozenset()
+        with pytest.raises(LabError, match="no added index has this handle"):
+            lab.remove(handle)
+
+    def test_leaves_the_costs_of_everything_else_as_they_were(self, lab):
+        before = [lab.explain(statement).cost for statement in STATEMENTS]
+        lab.remove(lab.add(Index("shop.orders", ("total",))))
+        assert [lab.explain(statement).cost for statement in STATEMENTS] == before
+
+    def test_can_be_shown_alone(self, lab):
+        one = lab.add(Index("shop.orders", ("total",)))
+        other = lab.add(Index("shop.payments", ("amount",)))
+        statements = ["select * from shop.orders where total = $1", "select * from shop.payments where amount = $1"]
+        used = []
+        for shown in ([], [one], [other], [one, other]):
+            lab.show_only(shown)
+            used.append(set().union(*(lab.explain(statement).indexes for statement in statements)))
+        assert used == [set(), {one}, {other}, {one, other}]
+
+    def test_on_a_partitioned_table_counts_as_one(self, lab):
+        handle = lab.add(Index("shop.events", ("session_id",), where="session_id is not null"))
+        plan = lab.explain("select * from shop.events where session_id = $1")
+        assert plan.indexes == {handle}
+        lab.show_only([])
+        assert handle not in lab.explain("select * from shop.events where session_id = $1").indexes
+
+    def test_that_postgresql_refuses_is_refused_with_its_words(self, lab):
+        with pytest.raises(IndexRefusedError, match='operator class "gin_trgm_ops" does not exist'):
+            lab.add(Index("shop.orders", ("status gin_trgm_ops",), method="gin"))
+        with pytest.raises(IndexRefusedError, match="must be marked IMMUTABLE"):
+            lab.add(Index("shop.orders", ("(random())",)))
+        assert lab.explain("select * from shop.orders where id = $1").indexes == {"shop.orders_pkey"}
+
+    @pytest.mark.parametrize(
+        "index",
+        [
+            Index("shop.orders", ("customer_id",)),
+            Index("shop.orders", ("total",)),
+            Index("shop.orders", ("status", "placed_at desc")),
+            Index("shop.orders", ("placed_at",), where="status = 'open'"),
+            Index("shop.customers", ("email text_pattern_ops",)),
+            Index("shop.customers", ("lower(full_name)", "country")),
+            Index("shop.order_items", ("product_id",), include=("quantity",)),
+            Index("shop.order_items", ("order_id", "line_number"), unique=True),
+            Index("shop.order_items", ("quantity",)),
+        ],
+        ids=lambda index: index.statement(concurrently=False),
+    )
+    def test_has_about_the_size_of_a_real_one(self, server, lab, index):
+        estimate = lab.size_bytes(lab.add(index))
+        with server.connect() as production, contextlib.suppress(psycopg.Rollback), production.transaction():
+            production.execute(index.statement("shop_try", concurrently=False))
+            (real,) = production.execute("select pg_relation_size('shop.shop_try')").fetchone()
+            raise psycopg.Rollback
+        assert estimate == pytest.approx(real, rel=0.3)
+
+
+def test_a_hidden_index_is_as_good_as_dropped(lab):
+    statement = "select * from shop.orders where id = $1"
+    costs = [lab.explain(statement).cost]
+    lab.hide("shop.orders_pkey")
+    assert lab.explain(statement).indexes == frozenset()
+    lab.show("shop.orders_pkey")
+    costs.append(lab.explain(statement).cost)
+    assert costs[0] == costs[1]
+    with pytest.raises(LabError, match="nowhere"):
+        lab.hide("shop.nowhere")
+
+
+def test_the_size_of_a_real_index_is_what_it_has(server, lab):
+    with server.connect() as production:
+        assert production.execute("select pg_relation_size('shop.orders_pkey')").fetchone() == (
+            lab.size_bytes("shop.orders_pkey"),
+        )
+
+
+def test_values_show_the_skew_that_a_generic_plan_hides(lab):
+    statement = "select * from shop.orders where status = $1"
+    values = lab.values("shop.orders", "status")
+    rows = {it.text: lab.explain(statement, [it.text]).rows for it in values if it.frequency}
+    assert rows["paid"] > 50 * rows["open"]
+    assert lab.explain(statement, ["open"]).indexes == {"shop.orders_open_idx"}
+    assert "shop.orders_open_idx" not in lab.explain(statement).indexes
+
+
+def test_values_are_common_ones_with_their_share_and_bounds_of_the_histogram(lab):
+    common = lab.values("shop.orders", "status")
+    assert sum(it.frequency for it in common) == pytest.approx(1)
+    bounds = [int(it.text) for it in lab.values("shop.orders", "id") if it.frequency is None]
+    assert bounds == sorted(bounds)
+    assert len(bounds) > 50
+    assert lab.values("shop.orders", "nothing") == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "values", "says"),
+    [
+        ("select * from nowhere", None, 'relation "nowhere" does not exist'),
+        ("select 1; select 2", None, "more than one statement"),
+        ("vacuum", None, "syntax error"),
+        ("select * from shop.orders where id = $1", [], "has 1 parameters, got 0 values"),
+        ("select * from shop.orders where id = $1", ["x"], "invalid input syntax for type bigint"),
+    ],
+)
+def test_what_cannot_be_explained_says_why(lab, statement, values, says):
+    with pytest.raises(LabError, match=says):
+        lab.explain(statement, values)
+    assert lab.explain("select * from shop.orders where id = $1", [None]).rows <= 1
+
+
+def test_statements_need_not_name_the_schema(lab):
+    assert lab.explain("select * from orders where id = $1").indexes == {"shop.orders_pkey"}
+
+
+def test_odd_names_and_objects_are_restored(server):
+    wanted = [ODD_TABLE, '"Odd Schema".parent', '"Odd Schema".seen']
+    with new_database(server) as owner:
+        owner.execute(ODD)
+        with session_on(server.url("lab_source")) as session, open_lab(session, wanted) as lab:
+            assert lab.left_out == {}
+            assert lab.tables == {*wanted, '"Odd Schema".child'}
+            for statement in (
+                f"""select * from {ODD_TABLE} where "Odd Schema".folded(name) = 'name 1'""",
+                f"select * from {ODD_TABLE} where notes like '%note 17%'",
+                f"select amount, name from {ODD_TABLE} where amount > 4990 order by amount desc nulls last",
+                "select * from \"Odd Schema\".parent where at = '2026-02-01'",
+                'select * from "Odd Schema".seen where id = 5',
+            ):
+                assert shape(lab.explain(statement).tree) == shape(real_plan(owner, statement)), statement
+            handle = lab.add(Index(ODD_TABLE, ('"Odd Schema".folded(notes)', '"Mixed Case"')))
+            assert lab.explain(
+                f'select * from {ODD_TABLE} where "Odd Schema".folded(notes) = $1', ["note 5"]
+            ).indexes == {handle}
+
+
+class TestATableIsLeftOut:
+    def test_where_its_type_comes_from_an_extension_that_is_missing(self, oldest):
+        with new_database(oldest) as owner:
+            owner.execute(
+                'create extension xml2; create extension "uuid-ossp"; create table fine (a int primary key);'
+                "create function short(text) returns text immutable language sql as"
+                " $$ select uuid_generate_v5(uuid_ns_dns(), $1)::text $$;"
+                "create table works (a text); create index on works (short(a));"
+                "create table fails (a text default uuid_generate_v4()::text)"
+            )
+            tables = ["public.fine", "public.works", "public.fails", "public.typo"]
+            with session_on(oldest.url("lab_source")) as session, open_lab(session, tables) as lab:
+                assert lab.tables == {"public.fine"}
+                assert lab.left_out == {
+                    "public.typo": "no such table in the database lab_source",
+                    "public.fails": "public.fails: function public.uuid_generate_v4() does not exist",
+                    "public.works": "its index public.works_short_idx: function uuid_ns_dns() does not exist",
+                }
+
+    def test_where_it_is_locked(self, server):
+        with server.connect() as other, other.transaction():
+            other.execute("lock table shop.orders in access exclusive mode")
+            start = time.monotonic()
+            with session_on(server.url()) as session, open_lab(session, SHOP) as lab:
+                assert time.monotonic() - start < 10
+                assert set(lab.left_out) == {"shop.orders"}
+                assert "shop.orders: locked in ACCESS EXCLUSIVE mode" in lab.left_out["shop.orders"]
+                assert lab.explain("select * from shop.customers where id = $1").indexes == {"shop.customers_pkey"}
+
+    def test_where_the_lock_comes_in_between(self, server, monkeypatch):
+        look, calls = blueprint._locked, []
+
+        def blind_once(session, oids):
+            calls.append(oids)
+            return look(session, oids) if len(calls) > 1 else {}
+
+        monkeypatch.setattr(blueprint, "_locked", blind_once)
+        with server.connect() as other, other.transaction():
+            other.execute("lock table only shop.events in access exclusive mode")
+            with session_on(server.url()) as session, open_lab(session, SHOP) as lab:
+                assert set(lab.left_out) == {"shop.events"}
+
+    def test_where_the_role_may_not_read_it(self, server):
+        with server.connect() as owner:
+            owner.execute("create role reader login; grant usage on schema shop to reader")
+            owner.execute("grant select on shop.orders to reader")
+            try:
+                with session_on(server.url(user="reader")) as session:
+                    with open_lab(session, ["shop.orders", "shop.payments"]) as lab:
+                        assert lab.tables == {"shop.orders"}
+                        assert "grant select on shop.payments to reader;" in lab.left_out["shop.payments"]
+                    with pytest.raises(LabError, match=r"shop\.events: .*lacks SELECT.*grant select on shop\.events"):
+                        open_lab(session, ["shop.events"])
+            finally:
+                owner.execute("drop owned by reader; drop role reader")
+
+
+def test_nothing_is_changed_or_locked_on_production(server):
+    seen, stop = set(), threading.Event()
+    counts = (
+        "select (select count(*) from pg_class), (select count(*) from pg_proc), (select count(*) from pg_extension),"
+        " (select sum(n_tup_ins + n_tup_upd + n_tup_del) from pg_stat_all_tables where schemaname = 'shop')"
+    )
+
+    def watch():
+        with server.connect() as watcher:
+            while not stop.is_set():
+                rows = watcher.execute(
+                    "select l.mode, l.relation::regclass::text from pg_locks l join pg_stat_activity a using (pid)"
+                    " where a.application_name = 'pgrunbooks' and l.locktype = 'relation'"
+                ).fetchall()
+                seen.update(rows)
+
+    with server.connect() as owner, session_on(server.url()) as session:
+        owner.execute("checkpoint")
+        before = owner.execute(counts).fetchone()
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            with open_lab(session, SHOP):
+                pass
+        finally:
+            stop.set()
+            thread.join()
+        assert owner.execute(counts).fetchone() == before
+    assert {mode for mode, _ in seen} == {"AccessShareLock"}
+    assert "shop.orders" in {relation for _, relation in seen}
+
+
+def test_a_standby_does_as_well_as_its_primary(newest):
+    with temporary_standby(newest) as standby, session_on(standby.url()) as session, open_lab(session, SHOP) as lab:
+        assert lab.explain("select * from shop.orders where id = $1").indexes == {"shop.orders_pkey"}
+
+
+def test_everything_is_gone_afterwards(server):
+    with session_on(server.url()) as session, open_lab(session, SHOP) as lab:
+        directory, socket = lab._sandbox.directory, lab._sandbox.socket
+        postmaster = (lab._sandbox.data / "postmaster.pid").read_text().split()[0]
+        assert lab._sandbox.data.stat().st_mode & 0o077 == 0
+    assert not directory.exists()
+    assert not socket.exists()
+    wait_for(lambda: not Path(f"/proc/{postmaster}").exists())
+
+
+@pytest.fixture
+def temporary_files(monkeypatch):
+    """Return a short folder, open to the server's user, where everything temporary goes."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+def test_a_server_that_dies_meanwhile_is_one_clear_error(monkeypatch, temporary_files):
+    monkeypatch.setattr(blueprint, "dump", _dying(blueprint.dump))
+    with temporary_sandbox(sample=False) as production, production.connect("postgres") as owner:
+        owner.execute("create table t (a int primary key)")
+        with session_on(production.url("postgres")) as session:
+            before = set(temporary_files.iterdir())
+            with pytest.raises(ConnectionLostError, match="the server went away while its schema was read"):
+                open_lab(session, ["public.t"])
+            assert set(temporary_files.iterdir()) == before
+        assert _children_called("pg_dump") == []
+
+
+def _dying(dump):
+    def dying(session, *arguments, **options):
+        with pytest.raises(psycopg.errors.AdminShutdown):
+            session.connection.execute("select pg_terminate_backend(pg_backend_pid())")
+        return dump(session, *arguments, **options)
+
+    return dying
+
+
+def _children_called(name):
+    stats = (path.read_text().split() for path in Path("/proc").glob("[0-9]*/stat") if path.exists())
+    return [stat for stat in stats if stat[1] == f"({name})" and stat[3] == str(os.getpid())]
