@@ -11,6 +11,7 @@ since there is no index to probe. The planner is that of PostgreSQL 18 for a ser
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -45,6 +46,7 @@ _SERVER_SETTINGS = {
     "shared_preload_libraries": "",
     "wal_level": "replica",  # at 'minimal' a commit reads new files into the shared buffers
 }
+_PARAMETER = re.compile(r"\$\d")
 # Nothing that a plan depends on, and some of it would reach out of the lab.
 _NOT_RESTORED = frozenset(
     (
@@ -329,7 +331,9 @@ class Lab:
         options = "format json, verbose"
         try:
             if values is None:
-                rows = self._execute(f"explain ({options}, generic_plan) {statement.strip().rstrip(';')}")
+                # generic_plan keeps partitions that a plan without parameters would leave out as it starts
+                options += ", generic_plan" if _PARAMETER.search(statement) else ""
+                rows = self._execute(f"explain ({options}) {statement.strip().rstrip(';')}")
             else:
                 name, expected = self._prepare(statement)
                 if expected != len(values):
