@@ -137,7 +137,8 @@ def compare(title: str, lab: Lab, real: psycopg.Connection, statements: dict[str
     same = len(statements) - len(different)
     print(
         f"{title}: {same} of {len(statements)} plans identical; cost lab / real:"
-        f" median {statistics.median(ratios):.4f}, least {min(ratios):.3f}, most {max(ratios):.3f}; explain {statistics.median(milliseconds):.2f} ms"
+        f" median {statistics.median(ratios):.4f}, least {min(ratios):.3f}, most {max(ratios):.3f};"
+        f" explain {statistics.median(milliseconds):.2f} ms"
     )
     if different:
         print(f"    differ (cost ratio): {'; '.join(different)}")
