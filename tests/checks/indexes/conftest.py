@@ -1,13 +1,11 @@
-"""Rows of the index inventory for the judges, and a schema of odd names for the servers."""
+"""Rows of the index inventory for the judges."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-
-from pgrunbooks.sandbox import Sandbox
 
 CODES = (
     "invalid-index",
@@ -94,19 +92,3 @@ def index_row() -> Callable[..., dict[str, Any]]:
         return {**row, **changes}
 
     return make
-
-
-@pytest.fixture
-def build(server: Sandbox) -> Iterator[Callable[..., None]]:
-    """Run statements as superuser in a schema ``lab``; it goes afterwards, and so does the oddly named schema."""
-    with server.connect() as session:
-        session.execute("create schema lab; set search_path to lab")
-
-        def run(*statements: str) -> None:
-            for statement in statements:
-                session.execute(statement)
-
-        try:
-            yield run
-        finally:
-            session.execute('drop schema if exists lab cascade; drop schema if exists "Odd ""Schéma" cascade')

@@ -1,4 +1,4 @@
-"""A schema to grow in, one with an odd name, and a role that may do nothing."""
+"""A schema to work in, one with an odd name, and a role that may do nothing: what several areas test with."""
 
 from __future__ import annotations
 
