@@ -13,11 +13,11 @@ from collections.abc import Iterable, Sequence
 from math import ceil, prod
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows, Skip
+from pgrunbooks.checks._layout import ITEM, aligned, laid_out
 from pgrunbooks.checks._vacuum import Row, held_back, unseen
 from pgrunbooks.display import size
 
-PAGE_HEADER, ITEM, TUPLE_HEADER, MOST_ITEMS = 24, 4, 23, 291  # bufpage.h, htup_details.h
-_ALIGNED = {"c": 1, "s": 2, "i": 4, "d": 8}
+PAGE_HEADER, TUPLE_HEADER, MOST_ITEMS = 24, 23, 291  # bufpage.h, htup_details.h
 
 _TABLES = """
 with tables as materialized (
@@ -30,6 +30,7 @@ with tables as materialized (
 )
 select
     pg_catalog.current_database()::text as database,
+    t.oid::int8 as table_oid,
     pg_catalog.format('%I.%I', t.nspname, t.relname) as "table",
     t.nspname in ('pg_catalog', 'information_schema') as is_system,
     t.reltuples::int8 as rows,
@@ -72,29 +73,16 @@ SQL = {15: _TABLES}
 def needed_bytes(row: Row) -> float:
     """Return the bytes that the rows of a table would take if its pages were filled to its fillfactor.
 
-    Columns are laid out in order as heap_fill_tuple does. Once a width is a mean of different ones, so is what follows:
-    padding counts with its mean, and half a row stays unused at the end of a page.
+    Where rows differ in width, half a row stays unused at the end of a page.
     """
-    offset, varies = 0.0, False
-    for width, nulls, alignment, length in zip(
-        row["widths"], row["null_shares"], row["alignments"], row["lengths"], strict=True
-    ):
-        short = length < 0 and width < 127  # a varlena with a header of one byte is not aligned
-        step = 1 if short else _ALIGNED[alignment]
-        padding = (step - 1) / 2 if varies else -offset % step
-        offset += (1 - nulls) * (padding + width)
-        varies = varies or length < 0 or 0 < nulls < 1
+    offset, varies = laid_out(row)
     columns = len(row["widths"])
     has_null = 1 - prod(1 - nulls for nulls in row["null_shares"])
-    header = (1 - has_null) * _aligned(TUPLE_HEADER) + has_null * _aligned(TUPLE_HEADER + ceil(columns / 8))
-    item = ITEM + header + (offset + 3.5 if varies else _aligned(offset))
+    header = (1 - has_null) * aligned(TUPLE_HEADER) + has_null * aligned(TUPLE_HEADER + ceil(columns / 8))
+    item = ITEM + header + (offset + 3.5 if varies else aligned(offset))
     usable = row["page_bytes"] * row["fillfactor"] - PAGE_HEADER
     fitting = (usable - item / 2) / item if varies else usable // item
     return float(ceil(row["rows"] / max(min(fitting, MOST_ITEMS), 1)) * row["page_bytes"])
-
-
-def _aligned(width: float) -> float:
-    return ceil(width / 8) * 8
 
 
 def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding | Skip]:

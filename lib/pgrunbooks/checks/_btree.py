@@ -1,0 +1,149 @@
+"""How large a btree would be if it were built now: a model of PostgreSQL's own build, deduplication included.
+
+Since PostgreSQL 13 a build stores equal keys once, with a list of the rows that have them, where two equal keys can
+never differ in their bytes. https://www.postgresql.org/docs/current/btree.html#BTREE-DEDUPLICATION
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import ceil, exp, expm1, prod, sqrt
+from typing import Any
+
+from pgrunbooks.checks._layout import ITEM, aligned, laid_out
+
+Row = Mapping[str, Any]
+
+# itup.h, nbtree.h, nbtsort.c and nbtdedup.c, alike from 13 to 18
+HEADER, HEADER_WITH_NULLS, ROW = 8, 16, 6
+OVERHEAD = 24 + 16 + ITEM  # a page's header, the btree's own part of it, and the place of its high key
+INNER_FILLFACTOR = 0.7
+LIST = 808  # bytes of an entry with the longest list of rows: a tenth of a page of 8 kB, aligned
+SAMPLES = 16  # of widths
+NORMAL = (-1.53, -0.89, -0.49, -0.16, 0.16, 0.49, 0.89, 1.53)  # the middle of each eighth of the normal distribution
+
+
+def needed_bytes(row: Row) -> float:
+    """Return the bytes that a new build of a btree would take, from a row of index-bloat."""
+    page, leaves = row["page_bytes"], max(ceil(_leaf_pages(row)), 1)
+    pages = 1 + leaves  # the first is the metapage
+    keys = {name: row[name][: row["key_columns"]] for name in ("widths", "null_shares", "alignments", "lengths")}
+    pivot = ITEM + HEADER + aligned(laid_out(keys, nulls=False)[0])
+    fitting = max((page * INNER_FILLFACTOR - OVERHEAD) // pivot, 2)
+    while leaves > 1:
+        leaves = ceil(leaves / fitting)
+        pages += leaves
+    return float(pages * page)
+
+
+def _leaf_pages(row: Row) -> float:
+    """Return how many leaf pages the entries fill.
+
+    A build closes a page at the entry that takes it past the fillfactor; that one opens the next page. Of an entry with
+    a list of rows only the key counts for that, so that such entries fill a page further.
+    """
+    entries = [entry for entry in _entries(row) if entry[0] > 0]
+    total = sum(number * width for number, width, _ in entries)
+    if not total:
+        return 0.0
+    room: int = row["page_bytes"] - OVERHEAD - ITEM
+    full = room - int(row["page_bytes"] * (1 - row["fillfactor"]))
+    number, width, key = max(entries, key=lambda entry: entry[0] * entry[1])
+    if number * width > 0.9 * total:  # pages of one kind of entry: so many of them fit
+        return float(total / (max(min((full + width - key) // width, room // width - 1), 1) * width))
+    number = sum(number for number, _, _ in entries)
+    key = sum(number * key for number, _, key in entries) / number
+    half = sum(number * width**2 for number, width, _ in entries) / total / 2  # of the entry that closes a page
+    return float(total / max(min(full - key + half, room - 3 * half), total / number))
+
+
+def _entries(row: Row) -> Iterator[tuple[float, float, float]]:
+    """Yield (how many, bytes, bytes without the list of rows) for each kind of entry on the leaf pages."""
+    width = _width(row)
+    value = HEADER + width
+    present = prod(1 - share for share in row["null_shares"])
+    null = float(HEADER_WITH_NULLS)
+    if len(row["widths"]) > 1 and present < 1:
+        null += (laid_out(row)[0] - present * laid_out(row, nulls=False)[0]) / (1 - present) + 3.5
+    if not row["deduplicates"]:
+        for share, key in ((present, value), (1 - present, null)):
+            yield row["rows"] * share, ITEM + key, ITEM + key
+        return
+    if len(row["widths"]) > 1:
+        key = present * value + (1 - present) * null
+        yield from _lists(row["rows"], _combinations(row), key)
+        return
+    yield from _lists(row["rows"] * (1 - present), 1, null)
+    common = () if row["is_partial"] else row["common_shares"] or ()
+    for share in common:
+        yield from _lists(row["rows"] * share, 1, value)
+    rest = row["rows"] * max(present - sum(common), 0)
+    yield from _lists(rest, max(_distinct(row, 0) - len(common), 1), value)
+
+
+def _width(row: Row) -> float:
+    """Return the mean width of a key without nulls, aligned: exact where one knows how much its columns vary."""
+    widths = [
+        laid_out(row, nulls=False, widths=[_sample(row, column, number) for column in range(len(row["widths"]))])
+        for number in range(SAMPLES)
+    ]
+    return sum(width + 3.5 if varies else aligned(width) for width, varies in widths) / SAMPLES
+
+
+def _sample(row: Row, column: int, number: int) -> int | None:
+    """Return one of the widths of a column between its narrowest and its widest, spread so that their mean is right."""
+    narrowest, widest = row["narrowest"][column], row["widest"][column]
+    mean: float = row["widths"][column]
+    if row["lengths"][column] >= 0:
+        return int(mean)
+    if narrowest is None or narrowest == widest:
+        return narrowest  # type: ignore[no-any-return]
+    mean = min(max(mean + 0.5, narrowest + 0.5), widest - 0.5)  # PostgreSQL cuts the mean off
+    share = ((number * (2 * column + 1)) % SAMPLES + 0.5) / SAMPLES  # another order for each column
+    return int(narrowest + (widest - narrowest) * share ** ((widest - narrowest) / (mean - narrowest) - 1) + 0.5)
+
+
+def _lists(rows: float, groups: float, key: float) -> Iterator[tuple[float, float, float]]:
+    """Yield the entries of that many groups of equal keys: full lists of rows, and what is left of each group."""
+    if rows <= 0:
+        return
+    most = max((LIST - key) // 8 * 8 // ROW, 1)
+    groups = min(groups, rows)
+    for number, share in _spread(rows / groups) if groups > 1 else [(rows, 1.0)]:
+        full, rest = divmod(round(number), most)
+        yield groups * share * full, _listed(most, key), ITEM + key
+        yield groups * share * (rest > 0), _listed(rest, key), ITEM + key
+
+
+def _listed(rows: float, key: float) -> float:
+    return ITEM + key + (aligned(ROW * rows) if rows > 1 else 0)
+
+
+def _spread(mean: float) -> list[tuple[float, float]]:
+    """Return (rows, share of the groups) where rows fell into groups by chance, none of them empty: Poisson's law."""
+    if mean > 30:
+        return [(mean + deviation * sqrt(mean), 1 / len(NORMAL)) for deviation in NORMAL]
+    chance = min(mean, 2 * (mean - 1))
+    for _ in range(50):  # the mean of the groups that are not empty is more than that of all
+        chance = mean * (1 - exp(-chance))
+    if chance < 1e-6:
+        return [(1.0, 1.0)]
+    shares, share = [], chance / expm1(chance)
+    for rows in range(1, 60):
+        shares.append((float(rows), share))
+        share *= chance / (rows + 1)
+    return shares
+
+
+def _distinct(row: Row, column: int) -> float:
+    """Return how many values a column of the index has, null apart."""
+    distinct: float = row["distinct_values"][column]
+    rows: float = row["rows"]
+    return max(min(-distinct * rows if distinct < 0 else distinct, rows), 1.0)
+
+
+def _combinations(row: Row) -> float:
+    """Return how many different keys there are if the columns have nothing to do with each other."""
+    each = [_distinct(row, column) + (row["null_shares"][column] > 0) for column in range(len(row["distinct_values"]))]
+    possible = prod(each)
+    return float(max(possible * (1 - exp(-row["rows"] / possible)), *each, 1.0))
