@@ -139,8 +139,8 @@ def unblocked(
     batches = [oids[start : start + most] for start in range(0, len(oids), most)]
     while batches:
         batch = batches.pop()
-        locked = {row["oid"] for row in session.rows(_LOCKED, {"modes": list(modes)})}
-        free = [oid for oid in batch if locked.isdisjoint(wanted[oid])] if locked else batch
+        in_the_way = locked(session, modes)
+        free = [oid for oid in batch if in_the_way.isdisjoint(wanted[oid])] if in_the_way else batch
         try:
             rows = session.rows(sql, {"oids": free}, lock_timeout_s=LOCK_TIMEOUT_S) if free else []
         except pg.LockNotAvailable:
@@ -149,6 +149,11 @@ def unblocked(
             continue
         found.update((row["oid"], row) for row in rows)
     return found
+
+
+def locked(session: Session, modes: Sequence[str] = ("AccessExclusiveLock",)) -> set[int]:
+    """Return the oids of the relations on which somebody else holds a lock of one of these modes, or waits for one."""
+    return {row["oid"] for row in session.rows(_LOCKED, {"modes": list(modes)})}
 
 
 def _measured(session: Session, tables: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
