@@ -17,6 +17,7 @@ from pgrunbooks.checks._indexes import Row
 from pgrunbooks.checks._vacuum import held_back, named, unseen
 from pgrunbooks.display import size
 
+# OFFSET 0 has the rows of pg_stats looked up one by one; joined, they are compared each with each.
 _INDEXES = """
 with indexes as materialized (
     select
@@ -109,8 +110,13 @@ cross join lateral (
             case when p.attnum = 0 then i.relname else i.table_name end as relname
     ) as f
     join pg_catalog.pg_attribute as v on v.attrelid = f.relation and v.attnum = f.attnum
-    left join pg_catalog.pg_stats as s
-        on s.schemaname = i.nspname and s.tablename = f.relname and s.attname = v.attname and not s.inherited
+    left join lateral (
+        select x.attname, x.avg_width, x.null_frac, x.n_distinct, x.most_common_freqs, x.most_common_vals,
+            x.histogram_bounds
+        from pg_catalog.pg_stats as x
+        where x.schemaname = i.nspname and x.tablename = f.relname and x.attname = v.attname and not x.inherited
+        offset 0
+    ) as s on true
     left join pg_catalog.pg_type as t on t.oid = a.atttypid
     cross join lateral (
         select pg_catalog.min(b.bytes) as narrowest, pg_catalog.max(b.bytes) as widest
