@@ -176,7 +176,13 @@ def hell():
         yield sandbox, root
 
 
-HELL = {**QUEUE, "long-running-query": AT_ONCE, "long-transaction": AT_ONCE, "xmin-horizon-held": AT_ONCE}
+HELL = {
+    **QUEUE,
+    "blocking-lock": {"warning": "1s", "critical": "1s"},
+    "long-running-query": AT_ONCE,
+    "long-transaction": AT_ONCE,
+    "xmin-horizon-held": AT_ONCE,
+}
 
 
 def test_no_text_reaches_a_terminal_raw(pgrunbooks, hell):

@@ -15,6 +15,7 @@ from pgrunbooks.masking import command, mask
 from pgrunbooks.session import Session
 
 MOST = 5
+_LONGEST = 20_000  # characters of a statement or plan: a page must still open on a phone
 _EXPLAINED = ("SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "WITH", "VALUES", "TABLE")
 
 # The text of a session in another database may be in another encoding: it is not read at all.
@@ -86,7 +87,7 @@ def _plan(session: Session, row: dict[str, Any], show_literals: bool) -> Plan:
             text = "\n".join(lines if show_literals else map(_masked, lines))
         except psycopg.Error as error:
             why_not = _refusal(error)
-    return Plan(row["pids"], query, row["running_s"], text, why_not)
+    return Plan(row["pids"], cut(query, _LONGEST), row["running_s"], text and cut(text, _LONGEST), why_not)
 
 
 def _explain(session: Session, query: str) -> list[dict[str, Any]]:
