@@ -6,19 +6,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from psycopg import errors as pg
 from psycopg import sql
 
 from pgrunbooks.check import Skip
 from pgrunbooks.session import Session
 
 HIDDEN = "<insufficient privilege>"
-_UTILITY = re.compile(
-    r"(?:\s|\(|/\*.*?\*/|--[^\n]*\n)*(select|insert|update|delete|merge|with|values|table|declare)\b", re.I | re.S
-)
+_UTILITY = re.compile(r"(?:\s|\(|/\*.*?\*/|--[^\n]*\n)*(select|insert|update|delete|merge|with|values|table|declare)\b", re.I | re.S)
 
-# Where the extension lives and what it can tell: the library may be newer than the extension's SQL.
-WHERE = """
+_WHERE = """
 select
     pg_catalog.quote_ident(n.nspname) as schema,
     n.nspname::text as namespace,
@@ -73,9 +69,7 @@ class Workload:
         for it in self.statements:
             was = before.get(it.queryid)
             if was and was.calls <= it.calls and was.total_ms <= it.total_ms:
-                it = replace(
-                    it, calls=it.calls - was.calls, total_ms=it.total_ms - was.total_ms, rows=it.rows - was.rows
-                )
+                it = replace(it, calls=it.calls - was.calls, total_ms=it.total_ms - was.total_ms, rows=it.rows - was.rows)
             if it.calls:
                 later.append(it)
         window = None
@@ -91,7 +85,7 @@ def read_workload(session: Session, *, min_calls: int = 1) -> Workload | Skip:
     Entries of one query id that differ by role are one statement. The extension may live in any schema, and the
     library may be newer than the extension's SQL, so the columns decide which query is asked.
     """
-    where = session.rows(WHERE)
+    where = session.rows(_WHERE)
     if not where:
         return Skip("needs the extension pg_stat_statements", "create extension pg_stat_statements;")
     schema, columns = where[0]["namespace"], set(where[0]["columns"])
@@ -111,10 +105,7 @@ def read_workload(session: Session, *, min_calls: int = 1) -> Workload | Skip:
     """).format(
         time=sql.Identifier(time), view=sql.Identifier(schema, "pg_stat_statements"), hidden=sql.Literal(HIDDEN)
     )
-    try:
-        rows = session.rows(query.as_string(session.connection))
-    except pg.ObjectNotInPrerequisiteState:
-        return Skip("pg_stat_statements must stand in shared_preload_libraries, which takes a restart")
+    rows = session.rows(query.as_string(session.connection))
     left_out: dict[str, int] = {}
     statements = []
     for row in rows:
@@ -124,9 +115,7 @@ def read_workload(session: Session, *, min_calls: int = 1) -> Workload | Skip:
         else:
             statements.append(Statement(row["query"], row["queryid"], row["calls"], row["total_ms"], row["rows"]))
     return Workload(
-        tuple(statements),
-        left_out,
-        _window(session, schema) if where[0]["has_info"] else None,
+        tuple(statements), left_out, _window(session, schema) if where[0]["has_info"] else None,
         sum(it.total_ms for it in statements),
     )
 

@@ -1,0 +1,7 @@
+"""Index advice: which indexes would pay for themselves on the observed workload, and which can go, each proved in the
+what-if lab.
+"""
+
+from pgrunbooks.advice.advisor import Advice, Helped, Proposal, advise
+
+__all__ = ["Advice", "Helped", "Proposal", "advise"]

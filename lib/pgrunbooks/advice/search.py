@@ -1,0 +1,151 @@
+"""The search for a set of indexes: greedy with lazy updates, several scores side by side, then small steps.
+
+In the manner of Extend (Schlosser et al., 2019) and of the anytime DTA (Chaudhuri and Narasayya, 2020): grow a set by
+what saves most for its size, widen, exchange and drop, and stop at any time with the best set so far.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pgrunbooks.advice.costs import Costs, Question, in_order
+from pgrunbooks.lab import Index
+
+_SCORES = (0.5, 0.0, 1.0)  # exponents of the size that a saving is divided by
+_EPSILON = 1e-6
+
+WriteShare = Callable[[Index], float]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A set of indexes and what the workload costs with it, writes included, 1 being what it costs now."""
+
+    indexes: frozenset[Index]
+    cost: float
+    size_bytes: int
+    complete: bool = True
+
+    @property
+    def rank(self) -> tuple[float, int, int]:
+        """Return what makes one set better than another: cost, then size, then number."""
+        return (round(self.cost, 5), self.size_bytes, len(self.indexes))
+
+
+class Search:
+    """One search over the candidates of a workload; every answer of the lab is kept, so budgets can follow quickly."""
+
+    def __init__(self, questions: Sequence[Question], costs: Costs, write_share: WriteShare, deadline: float) -> None:
+        self.questions = list(questions)
+        self.costs = costs
+        self.write_share = write_share
+        self.deadline = deadline
+        promising: dict[Index, None] = {}
+        self.looked_at = 0
+        for question in self.questions:
+            if time.monotonic() > deadline:
+                break
+            promising.update(dict.fromkeys(costs.promising(question, deadline)))
+            self.looked_at += 1
+        self.candidates = in_order(promising)
+        self._relevant = {
+            it: [question for question in self.questions if question.relevant([it])] for it in self.candidates
+        }
+
+    def best(self, budget_bytes: float = float("inf")) -> Found:
+        """Return the best set within a budget that was found in time."""
+        best = self._found(frozenset())
+        for exponent in _SCORES:
+            found = self._improved(self._greedy(budget_bytes, exponent), budget_bytes)
+            best = min(best, found, key=lambda it: it.rank)
+            if self._late():
+                break
+        return best
+
+    def path(self, found: Found) -> list[Found]:
+        """Return the sets from nothing to a set, each with the index more that saves most."""
+        steps = [self._found(frozenset())]
+        while len(steps[-1].indexes) < len(found.indexes):
+            have = steps[-1].indexes
+            steps.append(min((self._found(have | {it}) for it in in_order(found.indexes - have)), key=lambda it: it.rank))
+        return steps
+
+    def cost(self, indexes: frozenset[Index]) -> float:
+        """Return what the workload costs with a set of indexes, writes included."""
+        reads = sum(question.weight * self.costs.relative(question, indexes) for question in self.questions)
+        return reads + sum(self.write_share(it) for it in in_order(indexes))
+
+    def without(self, found: Found, gain: float) -> Found:
+        """Return a set without those of its indexes that each save less than ``gain``, the least useful first."""
+        indexes = found.indexes
+        while indexes:
+            now = self.cost(indexes)
+            saved = {it: self.cost(indexes - {it}) - now for it in in_order(indexes)}
+            least = min(saved, key=lambda it: saved[it])
+            if saved[least] >= max(gain, _EPSILON):
+                break
+            indexes -= {least}
+        return self._found(indexes)
+
+    def _found(self, indexes: frozenset[Index]) -> Found:
+        return Found(indexes, self.cost(indexes), self.costs.size(indexes), not self._late())
+
+    def _late(self) -> bool:
+        return time.monotonic() > self.deadline
+
+    def _saves(self, index: Index, have: frozenset[Index]) -> float:
+        saved = sum(
+            question.weight * (self.costs.relative(question, have) - self.costs.relative(question, have | {index}))
+            for question in self._relevant[index]
+        )
+        return saved - self.write_share(index)
+
+    def _greedy(self, budget_bytes: float, exponent: float) -> frozenset[Index]:
+        """Take what scores best until nothing saves; a score is looked at again only when it comes to the top."""
+        have: frozenset[Index] = frozenset()
+        left = budget_bytes
+
+        def score(index: Index) -> float:
+            return self._saves(index, have) / max(self.costs.sizes[index], 8192) ** exponent
+
+        heap = [(-score(it), place, 0) for place, it in enumerate(self.candidates)]
+        heapq.heapify(heap)
+        while heap and not self._late():
+            value, place, seen = heapq.heappop(heap)
+            index = self.candidates[place]
+            if value >= -_EPSILON / max(self.costs.sizes[index], 8192) ** exponent:
+                break
+            if self.costs.sizes[index] > left:
+                continue
+            if seen < len(have):
+                heapq.heappush(heap, (-score(index), place, len(have)))
+                continue
+            have |= {index}
+            left -= self.costs.sizes[index]
+        return have
+
+    def _improved(self, start: frozenset[Index], budget_bytes: float) -> Found:
+        """Drop, exchange and add one index at a time for as long as that makes the set better."""
+        best = self._found(start)
+        while not self._late():
+            step = min(self._steps(best.indexes, budget_bytes), key=lambda it: it.rank, default=best)
+            if step.rank >= best.rank:
+                break
+            best = step
+        return best
+
+    def _steps(self, have: frozenset[Index], budget_bytes: float) -> Sequence[Found]:
+        tables = {it: [other for other in self.candidates if other.table == it.table and other not in have] for it in have}
+        sets = [have - {it} for it in in_order(have)]
+        sets += [have - {it} | {other} for it in in_order(have) for other in tables[it]]
+        sets += [have | {it} for it in self.candidates if it not in have]
+        steps = []
+        for indexes in sets:
+            if self._late():
+                break
+            if self.costs.size(indexes) <= budget_bytes:
+                steps.append(self._found(indexes))
+        return steps
