@@ -12,7 +12,9 @@ from pgrunbooks.check import Skip
 from pgrunbooks.session import Session
 
 HIDDEN = "<insufficient privilege>"
-_UTILITY = re.compile(r"(?:\s|\(|/\*.*?\*/|--[^\n]*\n)*(select|insert|update|delete|merge|with|values|table|declare)\b", re.I | re.S)
+_UTILITY = re.compile(
+    r"(?:\s|\(|/\*.*?\*/|--[^\n]*\n)*(select|insert|update|delete|merge|with|values|table|declare)\b", re.I | re.S
+)
 
 _WHERE = """
 select
@@ -69,7 +71,9 @@ class Workload:
         for it in self.statements:
             was = before.get(it.queryid)
             if was and was.calls <= it.calls and was.total_ms <= it.total_ms:
-                it = replace(it, calls=it.calls - was.calls, total_ms=it.total_ms - was.total_ms, rows=it.rows - was.rows)
+                it = replace(
+                    it, calls=it.calls - was.calls, total_ms=it.total_ms - was.total_ms, rows=it.rows - was.rows
+                )
             if it.calls:
                 later.append(it)
         window = None
@@ -115,7 +119,9 @@ def read_workload(session: Session, *, min_calls: int = 1) -> Workload | Skip:
         else:
             statements.append(Statement(row["query"], row["queryid"], row["calls"], row["total_ms"], row["rows"]))
     return Workload(
-        tuple(statements), left_out, _window(session, schema) if where[0]["has_info"] else None,
+        tuple(statements),
+        left_out,
+        _window(session, schema) if where[0]["has_info"] else None,
         sum(it.total_ms for it in statements),
     )
 

@@ -2,6 +2,7 @@
 what-if lab.
 """
 
-from pgrunbooks.advice.advisor import Advice, Helped, Proposal, advise
+from pgrunbooks.advice.advisor import Advice, Helped, Proposal, advise, what_if_dropped
+from pgrunbooks.advice.drops import Drop
 
-__all__ = ["Advice", "Helped", "Proposal", "advise"]
+__all__ = ["Advice", "Drop", "Helped", "Proposal", "advise", "what_if_dropped"]

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
-from pgrunbooks.advice import drops, scopes, values
+from pgrunbooks.advice import drops, hypothetical, scopes, values
 from pgrunbooks.advice.candidates import candidates
-from pgrunbooks.advice.catalog import Catalog, Existing, read_catalog
+from pgrunbooks.advice.catalog import Catalog, read_catalog
 from pgrunbooks.advice.costs import Costs, Question, in_order
 from pgrunbooks.advice.drops import Drop
 from pgrunbooks.advice.search import Found, Search
 from pgrunbooks.advice.writes import Writes, writes_of
 from pgrunbooks.check import Skip
 from pgrunbooks.errors import LabError
-from pgrunbooks.lab import Index, Lab, Plan, open_lab
+from pgrunbooks.lab import Index, Plan, open_lab
 from pgrunbooks.session import Session
 from pgrunbooks.workload import Statement, Workload, read_workload
 
@@ -24,20 +24,26 @@ SECONDS = 20.0
 GAIN = 0.05
 MIN_CALLS = 20
 MOST_STATEMENTS = 500  # by time; beyond them is a thousandth of most workloads
+_MANY_ROWS = 25  # a call: fewer are a few visits to the heap, which INCLUDE could save
 _WORTH_NAMING = 0.95  # of the cost: what an index saves less of is not listed with it
 _MS_PER_COST = (0.0005, 0.05)  # what a unit of the planner takes on a cached and on a slow disk
 
 
 @dataclass(frozen=True)
 class Helped:
-    """A statement under an index: its cost before and after, in the planner's units, and both plans."""
+    """A statement under the proposed set: its cost before and after, in the planner's units, and both plans.
+
+    The plans are those of ``variant``, the values with which the index helps most; ``on_production`` are its costs
+    before and after as production's own planner sees them through HypoPG.
+    """
 
     statement: Statement
     before: float
     after: float
     plan_before: Plan
     plan_after: Plan
-    generic: bool
+    variant: values.Variant
+    on_production: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,13 +83,47 @@ class Advice:
     left_out: Mapping[str, str]
     seconds: float
     complete: bool
-    drops: tuple[Drop, ...] = ()
     refused: Mapping[Index, str] = field(default_factory=dict)
 
     @property
     def cost(self) -> float:
         """Return what the workload costs with all proposals, writes included, 1 being what it costs now."""
         return self.path[-1].cost if self.path else 1.0
+
+
+@dataclass(frozen=True)
+class Study:
+    """A workload in the lab: every statement that could be understood, and what is known around it."""
+
+    workload: Workload
+    catalog: Catalog
+    costs: Costs
+    questions: tuple[Question, ...]
+    writes: Writes
+    left_out: Mapping[str, str]
+
+    def write_share(self, index: Index) -> float:
+        """Return what keeping an index costs, as a share of the workload's time."""
+        return self.writes.share(index, index_columns(index, self.catalog))
+
+
+@contextmanager
+def study(session: Session, workload: Workload) -> Iterator[Study]:
+    """Open a lab with the tables of a workload and bring its statements there.
+
+    Raises LabError where there can be no lab, and psycopg's error where the server refuses to be read.
+    """
+    catalog = read_catalog(session)
+    parsed, left_out = _parsed(workload.statements[:MOST_STATEMENTS], catalog)
+    tables = sorted({table for _, it in parsed for table in it.tables})
+    if not tables:
+        raise LabError("no statement of the workload reads a table of this database")
+    with open_lab(session, tables) as lab:
+        costs = Costs(lab)
+        left_out |= lab.left_out
+        questions = _questions(parsed, catalog, costs, left_out)
+        writes = _writes(questions, parsed, costs, catalog, workload, session.server.counters_age_s)
+        yield Study(workload, catalog, costs, tuple(questions), writes, left_out)
 
 
 def advise(
@@ -98,40 +138,43 @@ def advise(
     """Return the indexes that lower the cost of the session's workload by ``gain`` each, or why nothing can be said.
 
     ``workload`` replaces what pg_stat_statements has; ``seconds`` bounds the search, not the building of the lab.
+    Where production has HypoPG, its planner is asked about the final set once.
     Raises LabError where there can be no lab, and psycopg's error where the server refuses to be read.
     """
     start = time.monotonic()
     read = workload or read_workload(session, min_calls=min_calls)
     if isinstance(read, Skip):
         return read
-    catalog = read_catalog(session)
-    parsed, left_out = _parsed(read.statements[:MOST_STATEMENTS], catalog)
-    tables = frozenset(table for _, it in parsed for table in it.tables)
-    if not tables:
-        return Advice((), (), 0, read, left_out, time.monotonic() - start, True)
-    with open_lab(session, sorted(tables)) as lab:
-        left_out |= lab.left_out
-        costs = Costs(lab)
-        questions = _questions(parsed, catalog, costs, left_out)
-        writes = _writes(questions, parsed, costs, catalog, read, session.server.counters_age_s)
-
-        def write_share(index: Index) -> float:
-            return writes.share(index, index_columns(index, catalog))
-
-        search = Search(questions, costs, write_share, time.monotonic() + seconds)
-        found = search.without(search.best(budget_bytes), gain)
-        proposals = [_proposal(it, found, search, catalog, write_share) for it in in_order(found.indexes)]
-        proposals.sort(key=lambda it: (-it.gain, it.size_bytes, it.sql))
+    with study(session, read) as it:
+        search = Search(it.questions, it.costs, it.write_share, time.monotonic() + seconds)
+        found = search.pruned(search.best(budget_bytes), gain)
+        proposals = [_proposal(index, found, search, it) for index in in_order(found.indexes)]
+        proposals.sort(key=lambda each: (-each.gain, each.size_bytes, each.sql))
         return Advice(
-            proposals=tuple(proposals),
+            proposals=hypothetical.checked(session, proposals),
             path=tuple(search.path(found)),
             statements=search.looked_at,
             workload=read,
-            left_out=left_out,
+            left_out=it.left_out,
             seconds=time.monotonic() - start,
-            complete=found.complete and search.looked_at == len(questions),
-            refused=costs.refused,
+            complete=found.complete and search.looked_at == len(it.questions),
+            refused=it.costs.refused,
         )
+
+
+def what_if_dropped(
+    session: Session, names: Sequence[str], *, workload: Workload | None = None
+) -> tuple[Drop, ...] | Skip:
+    """Return, for each index ('schema.index'), whether every statement of the workload does as well without it.
+
+    Raises LabError as ``advise`` does, and for an index on no table of the workload.
+    """
+    read = workload or read_workload(session)
+    if isinstance(read, Skip):
+        return read
+    with study(session, read) as it:
+        known = {index.name: index for table in it.catalog.tables.values() for index in table.indexes}
+        return drops.prove_drops(it.costs, it.questions, [known[name] for name in names if name in known])
 
 
 def index_columns(index: Index, catalog: Catalog) -> frozenset[str]:
@@ -166,21 +209,29 @@ def _questions(
     total = sum(statement.total_ms for statement, _ in parsed) or 1.0
     for statement, it in parsed:
         rows = statement.rows / statement.calls if statement.calls else 0.0
-        found = dict.fromkeys(index for access in it.accesses for index in candidates(access, catalog))
+        covering = it.condenses or rows >= _MANY_ROWS
+        found = dict.fromkeys(
+            index for access in it.accesses for index in candidates(access, catalog, covering=covering)
+        )
         usable = tuple(index for index in found if index.table in costs.lab.tables)
-        variants = tuple(values.variants(it, catalog, rows))
-        question = Question(statement, it, variants, usable, statement.total_ms / total)
         try:
-            costs.cost(question, ())
-        except LabError:
-            question = replace(question, variants=(values.Variant(it.text, 1.0, True),))
-            try:
-                costs.cost(question, ())
-            except LabError as error:
-                left_out[statement.text] = str(error)
-                continue
-        questions.append(question)
+            variants = _explained(it, catalog, costs, rows)
+        except LabError as error:
+            left_out[statement.text] = str(error)
+        else:
+            questions.append(Question(statement, it, variants, usable, statement.total_ms / total))
     return questions
+
+
+def _explained(it: scopes.Parsed, catalog: Catalog, costs: Costs, rows: float) -> tuple[values.Variant, ...]:
+    """Return the variants that the lab can explain; where a value does not fit, the statement as it stands."""
+    variants = values.variants(it, catalog, rows)
+    try:
+        return values.weighed(variants, [costs.plan(variant, ()).rows for variant in variants], rows)
+    except LabError:
+        generic = values.Variant(it.text, 1.0, True)
+        costs.plan(generic, ())
+        return (generic,)
 
 
 def _writes(
@@ -210,20 +261,20 @@ def _writes(
     )
 
 
-def _proposal(
-    index: Index, found: Found, search: Search, catalog: Catalog, write_share: Any
-) -> Proposal:
+def _proposal(index: Index, found: Found, search: Search, study: Study) -> Proposal:
     without = found.indexes - {index}
     helped = [it for it in (_helped(q, found.indexes, index, search.costs) for q in search.questions) if it]
-    helped.sort(key=lambda it: (it.after / it.before * it.statement.total_ms - it.statement.total_ms, it.statement.queryid))
+    helped.sort(
+        key=lambda it: (it.after / it.before * it.statement.total_ms - it.statement.total_ms, it.statement.queryid)
+    )
     return Proposal(
         index=index,
         gain=search.cost(without) - search.cost(found.indexes),
-        write_cost=write_share(index),
+        write_cost=study.write_share(index),
         size_bytes=search.costs.sizes[index],
         helped=tuple(helped),
-        redundant=tuple(it.name for it in catalog.tables[index.table].indexes if drops.replaces(index, it)),
-        confidence="lower" if any(it.generic for it in helped) else "high",
+        redundant=_redundant(index, found, study),
+        confidence="lower" if any(it.variant.generic for it in helped) else "high",
     )
 
 
@@ -234,20 +285,21 @@ def _helped(question: Question, indexes: frozenset[Index], index: Index, costs: 
     before, after = costs.cost(question, ()), costs.cost(question, indexes)
     if after > before * _WORTH_NAMING or costs.cost(question, indexes - {index}) * _WORTH_NAMING < after:
         return None
-    variant = min(question.variants, key=lambda it: costs.variant(it, question, indexes) / costs.variant(it, question, ()))
+    variant = min(
+        question.variants, key=lambda it: costs.variant(it, question, indexes) / costs.variant(it, question, ())
+    )
     return Helped(
         question.statement,
         before,
         after,
         costs.plan(variant, ()),
         costs.plan(variant, question.relevant(indexes)),
-        variant.generic,
+        variant,
     )
 
 
-def replaced(index: Index, catalog: Catalog) -> list[Existing]:
-    """Return the indexes that are there and that an index would make redundant."""
-    return [it for it in catalog.tables[index.table].indexes if drops.replaces(index, it)]
-
-
-__all__ = ["Advice", "Helped", "Lab", "Proposal", "advise"]
+def _redundant(index: Index, found: Found, study: Study) -> tuple[str, ...]:
+    """Return the indexes that are there and that the new one replaces, each proved against the workload."""
+    there = [it for it in study.catalog.tables[index.table].indexes if drops.replaces(index, it)]
+    proved = drops.prove_drops(study.costs, study.questions, there, found.indexes)
+    return tuple(it.name for it in proved if it.proved)

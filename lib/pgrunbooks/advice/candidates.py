@@ -26,11 +26,15 @@ _TRIGRAM_TYPES = frozenset({"text", "varchar", "bpchar"})
 _RANGE_CATEGORY = "R"
 
 
-def candidates(access: Access, catalog: Catalog) -> list[Index]:
-    """Return the indexes that this access to a table could use, the most promising first, none that is there."""
+def candidates(access: Access, catalog: Catalog, *, covering: bool = True) -> list[Index]:
+    """Return the indexes that this access to a table could use, the most promising first, none that is there.
+
+    Without ``covering`` none has INCLUDE: where few rows are read there are few visits to the heap to be saved.
+    """
     table = catalog.tables.get(access.table)
     if not table:
         return []
+    access = access if covering else replace(access, columns=None)
     found = dict.fromkeys(itertools.chain(_btrees(access, table), _others(access, table, catalog)))
     return [it for it in found if not any(covers(index, it) for index in table.indexes)][:MOST_OF_ACCESS]
 
@@ -75,13 +79,17 @@ def _key_lists(access: Access, table: Table) -> Iterable[tuple[str, ...]]:
 
 def _orders_of(predicates: Sequence[Predicate], access: Access, table: Table) -> Iterator[tuple[str, ...]]:
     equal = _most_selective_first((p for p in predicates if p.kind in ("equal", "among") and not p.joins), table)
-    joined = list(dict.fromkeys(_key(p.key) for p in predicates if p.kind == "equal" and p.joins and _sortable(p.key, table)))
+    joined = list(
+        dict.fromkeys(_key(p.key) for p in predicates if p.kind == "equal" and p.joins and _sortable(p.key, table))
+    )
     joined = [key for key in joined if key not in equal]
     ranges = list(dict.fromkeys(_range_key(p, table) for p in predicates if _is_range(p) and _sortable(p.key, table)))
-    tests = list(dict.fromkeys(_key(p.key) for p in predicates if p.kind == "test" and _sortable(p.key, table)))
+    tests = list(dict.fromkeys(_key(p.key) for p in predicates if p.kind == "test" and _selects(p, table)))
     fixed = set(equal)
     order = _order_keys(access.order, fixed, table)
-    groups = [key for key in dict.fromkeys(_key(it) for it in access.groups if _sortable(it, table)) if key not in fixed]
+    groups = [
+        key for key in dict.fromkeys(_key(it) for it in access.groups if _sortable(it, table)) if key not in fixed
+    ]
     # the whole of what is asked, in the order in which a btree can use it
     yield (*equal, *order)
     yield (*equal, *tests, *order)
@@ -111,8 +119,7 @@ def _orders_of(predicates: Sequence[Predicate], access: Access, table: Table) ->
         yield (one, *order)
         for bound in ranges:
             yield (one, bound)
-    for pair in itertools.permutations(equal[:3], 2):
-        yield pair
+    yield from itertools.permutations(equal[:3], 2)
     for test in tests:
         yield (*equal, test)
         yield (test,)
@@ -211,6 +218,13 @@ def _partial_predicates(access: Access, table: Table) -> list[tuple[str, frozens
     return single
 
 
+def _selects(predicate: Predicate, table: Table) -> bool:
+    """Tell whether a test such as IS NULL leaves out enough rows to be worth a key."""
+    column = table.columns.get(predicate.key.column or "")
+    share = _share(predicate, column) if column and predicate.text else None
+    return _sortable(predicate.key, table) and (share is None or share <= PARTIAL_SHARE)
+
+
 def _share(predicate: Predicate, column: Column) -> float | None:
     """Return the share of the rows that fulfil a condition without parameters; None where that is not known."""
     if predicate.kind == "test":
@@ -238,11 +252,16 @@ def _others(access: Access, table: Table, catalog: Catalog) -> Iterator[Index]:
         column = table.columns.get(predicate.key.column or "")
         if predicate.kind == "contains":
             yield from _containing(predicate, column, table)
-        elif predicate.kind in ("pattern", "like") and "pg_trgm" in catalog.extensions and _is_text(predicate.key, table):
+        elif (
+            predicate.kind in ("pattern", "like") and "pg_trgm" in catalog.extensions and _is_text(predicate.key, table)
+        ):
             yield Index(table.name, (f"{predicate.key.text} gin_trgm_ops",), method="gin")
-        elif predicate.kind == "range" and column and not predicate.joins:
-            if table.pages >= BRIN_PAGES and abs(column.correlation or 0) >= BRIN_CORRELATION:
-                yield Index(table.name, (predicate.key.text,), method="brin")
+        elif predicate.kind == "range" and column and not predicate.joins and _follows_the_heap(column, table):
+            yield Index(table.name, (predicate.key.text,), method="brin")
+
+
+def _follows_the_heap(column: Column, table: Table) -> bool:
+    return table.pages >= BRIN_PAGES and abs(column.correlation or 0) >= BRIN_CORRELATION
 
 
 def _containing(predicate: Predicate, column: Column | None, table: Table) -> Iterator[Index]:

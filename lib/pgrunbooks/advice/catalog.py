@@ -263,9 +263,11 @@ def _column(row: Mapping[str, Any]) -> Column:
 def _existing(row: Mapping[str, Any]) -> Existing:
     """Take apart a definition as the server prints it."""
     try:
-        node = parse_sql(row["definition"])[0].stmt
+        node: Any = parse_sql(row["definition"])[0].stmt
     except ParseError:  # a newer server's syntax: known by name and size only
-        return Existing(row["name"], row["table"], "", (), (), None, (), row["definition"], True, True, row["size_bytes"])
+        return Existing(
+            row["name"], row["table"], "", (), (), None, (), row["definition"], True, True, row["size_bytes"]
+        )
     return Existing(
         name=row["name"],
         table=row["table"],

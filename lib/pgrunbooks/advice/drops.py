@@ -43,7 +43,7 @@ def replaces(index: Index, existing: Existing) -> bool:
 
 def prove_drops(
     costs: Costs, questions: Sequence[Question], indexes: Sequence[Existing], added: frozenset[Index] = frozenset()
-) -> list[Drop]:
+) -> tuple[Drop, ...]:
     """Hide one index after the other and look at every statement; one that is not needed stays hidden for the next,
     so that two indexes which stand in for each other are never both given up.
     """
@@ -69,7 +69,7 @@ def prove_drops(
     finally:
         for name in hidden:
             costs.lab.show(name)
-    return drops
+    return tuple(drops)
 
 
 def _cost(costs: Costs, question: Question, added: frozenset[Index]) -> float:

@@ -30,7 +30,28 @@ _KINDS: Mapping[str, Kind] = {
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "@>": "<@", "<@": "@>", "=": "=", "&&": "&&", "@@": "@@"}
 _QUOTED_WORDS = RESERVED_KEYWORDS | COL_NAME_KEYWORDS | TYPE_FUNC_NAME_KEYWORDS
 _ADDED_CASTS = frozenset({"text", "regconfig", "varchar", "bpchar"})
-_AGGREGATES = frozenset({"min", "max"})
+_FIRST_OR_LAST = frozenset({"min", "max"})
+_AGGREGATES = frozenset(
+    {
+        "min",
+        "max",
+        "count",
+        "sum",
+        "avg",
+        "array_agg",
+        "string_agg",
+        "json_agg",
+        "jsonb_agg",
+        "bool_or",
+        "bool_and",
+        "every",
+        "stddev",
+        "variance",
+        "percentile_cont",
+        "percentile_disc",
+        "mode",
+    }
+)
 
 # A typed literal loses its quotes when pg_stat_statements replaces the constant: 'interval $1' is no SQL.
 _TYPED_PARAMETER = re.compile(
@@ -104,7 +125,11 @@ class Write:
 
 @dataclass(frozen=True)
 class Parsed:
-    """One statement understood: ``text`` has every table's name qualified, so that it means the same anywhere."""
+    """One statement understood: ``text`` has every table's name qualified, so that it means the same anywhere.
+
+    ``limits`` and ``offsets`` are the $n that stand there; ``condenses``: it returns fewer rows than it reads, since it
+    groups, aggregates or asks for existence.
+    """
 
     text: str
     accesses: tuple[Access, ...]
@@ -112,9 +137,10 @@ class Parsed:
     tables: frozenset[str]
     limits: frozenset[int]
     offsets: frozenset[int]
+    condenses: bool = False
 
 
-class NotUnderstood(ValueError):  # noqa: N818 - said of a statement, and caught where statements are read
+class NotUnderstood(ValueError):
     """A statement that the advisor cannot read; the message says why."""
 
 
@@ -159,6 +185,7 @@ def parse(text: str, find: Find) -> Parsed:
         tables=frozenset(reader.tables),
         limits=frozenset(reader.limits),
         offsets=frozenset(reader.offsets),
+        condenses=any(map(_condenses, nodes(statements[0].stmt))),
     )
 
 
@@ -341,7 +368,7 @@ class _Reader:
         if node.lockingClause:
             for relation in scope.relations:
                 relation.whole = True
-        return outputs if not node.limitCount else {name: () for name in outputs}
+        return outputs if not node.limitCount else dict.fromkeys(outputs, ())
 
     def insert(self, node: Any, outer: _Scope) -> Mapping[str, _Refs]:
         scope = self.scope(node, outer)
@@ -353,7 +380,7 @@ class _Reader:
         inner = _Scope(scope, [target])
         conflict = node.onConflictClause
         if conflict and conflict.action == enums.OnConflictAction.ONCONFLICT_UPDATE and target.table:
-            excluded = _Relation("excluded", outputs={name: () for name in target.names})
+            excluded = _Relation("excluded", outputs=dict.fromkeys(target.names, ()))
             inner.relations.append(excluded)
             self.writes.append(Write(target.table, "update", _set_columns(conflict.targetList)))
             self.columns(conflict.targetList, inner)
@@ -679,7 +706,7 @@ class _Reader:
     def aggregate(self, node: Any, scope: _Scope) -> None:
         """Take min(column) and max(column) for what they are to a planner: the first row in an order."""
         name = node.funcname[-1].sval
-        if name in _AGGREGATES and node.args and len(node.args) == 1 and not node.over:
+        if name in _FIRST_OR_LAST and node.args and len(node.args) == 1 and not node.over:
             for ref in self.keys(node.args[0], scope):
                 ref.relation.order = ref.relation.order or (Order(ref.key),)
 
@@ -748,6 +775,14 @@ def _order(item: Any, key: Key) -> Order:
     return Order(key, descending, first if nulls != enums.SortByNulls.SORTBY_NULLS_DEFAULT else descending)
 
 
+def _condenses(node: Any) -> bool:
+    if isinstance(node, ast.FuncCall):
+        return bool(node.agg_star or node.agg_filter or node.funcname[-1].sval in _AGGREGATES)
+    if isinstance(node, ast.SelectStmt):
+        return bool(node.groupClause or node.distinctClause)
+    return isinstance(node, ast.SubLink)
+
+
 def _alias(alias: Any, otherwise: str) -> tuple[str]:
     return (alias.aliasname if alias else otherwise,)
 
@@ -757,7 +792,11 @@ def _renamed(outputs: Mapping[str, _Refs], alias: Any) -> Mapping[str, _Refs]:
     if not alias or not alias.colnames:
         return outputs
     names = [name.sval for name in alias.colnames]
-    return dict(zip([*names, *list(outputs)[len(names) :]], outputs.values(), strict=True)) if len(names) <= len(outputs) else {}
+    return (
+        dict(zip([*names, *list(outputs)[len(names) :]], outputs.values(), strict=True))
+        if len(names) <= len(outputs)
+        else {}
+    )
 
 
 def _first(relations: Iterable[_Relation], name: str) -> _Refs:
@@ -789,7 +828,16 @@ def _is_own(node: Any, ref: _Ref) -> bool:
 
 def _is_fixed(node: Any) -> bool:
     """Tell whether nothing but literals stands in an expression."""
-    allowed = (ast.A_Const, ast.String, ast.Integer, ast.Float, ast.Boolean, ast.TypeCast, ast.TypeName, ast.A_ArrayExpr)
+    allowed = (
+        ast.A_Const,
+        ast.String,
+        ast.Integer,
+        ast.Float,
+        ast.Boolean,
+        ast.TypeCast,
+        ast.TypeName,
+        ast.A_ArrayExpr,
+    )
     return all(isinstance(it, allowed) for it in nodes(node))
 
 

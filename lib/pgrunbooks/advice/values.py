@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from pglast import ast, parse_sql
-from pglast.parser import scan
+from pglast.parser import ParseError, scan
 
 from pgrunbooks.advice.catalog import Catalog, Column, Table
 from pgrunbooks.advice.scopes import Access, Parsed, Predicate, nodes, plain_expression
@@ -20,6 +21,8 @@ from pgrunbooks.advice.scopes import Access, Parsed, Predicate, nodes, plain_exp
 LIMIT = 20
 OFFSET = 20
 _HINT_SHARE = 0.5
+_DOMINATES = 0.3
+_LEAST_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -35,30 +38,45 @@ def variants(parsed: Parsed, catalog: Catalog, rows_per_call: float = 0.0) -> li
     """Return a statement with the most common values, with typical ones, and with those that an index is made for."""
     fixed = {number: str(_limit(rows_per_call)) for number in parsed.limits}
     fixed |= {number: str(OFFSET) for number in parsed.offsets}
+    compared = [
+        (table, access, predicate, column)
+        for access in parsed.accesses
+        if (table := catalog.tables.get(access.table))
+        for predicate, column in _compared(access, table)
+    ]
+    # One value in half of the rows decides a plan alone; else the most common values of all stand for the busy ones.
+    shares = [max(column.common.values(), default=0.0) for _, _, predicate, column in compared]
+    dominating = max(shares, default=0.0) >= _DOMINATES
     common, typical, hinted = dict(fixed), dict(fixed), dict(fixed)
-    share = 0.0
-    for access in parsed.accesses:
-        table = catalog.tables.get(access.table)
-        for predicate, column in _compared(access, table):
-            low, high = _values(predicate, column, access)
-            for number in predicate.params if low and high else ():
-                typical.setdefault(number, high or "")
-                common.setdefault(number, low or "")
-            if table and predicate.params and predicate.kind == "equal":
-                share = max(share, max(column.common.values(), default=0.0))
-                hint = _hint(table, predicate)
-                if hint:
-                    hinted[predicate.params[0]] = hint
-    share = min(max(share, 0.1), 0.9)
+    for (table, access, predicate, column), share in zip(compared, shares, strict=True):
+        is_common = predicate.kind == "equal" and share >= (_DOMINATES if dominating else 1e-9)
+        for place, number in enumerate(predicate.params):
+            value = _typical(predicate, column, access, place)
+            if value is not None:
+                typical.setdefault(number, value)
+                common.setdefault(number, _most_common(column) if is_common else value)
+        hint = _hint(table, predicate)
+        if hint and predicate.params and predicate.kind == "equal":
+            hinted[predicate.params[0]] = hint
+    share = max(_LEAST_SHARE, max(shares, default=0.0))
     weighted = [(common, share), (typical, 1 - share)]
     if hinted != fixed:
         weighted = [(values, it * (1 - _HINT_SHARE)) for values, it in weighted]
         weighted.append(({**typical, **hinted}, _HINT_SHARE))
-    shares: dict[str, float] = {}
+    texts: dict[str, float] = {}
     for values, it in weighted:
         text = filled(parsed.text, values)
-        shares[text] = shares.get(text, 0.0) + it
-    return [Variant(text, it, bool(parameters(text))) for text, it in shares.items()]
+        texts[text] = texts.get(text, 0.0) + it
+    return [Variant(text, it, bool(parameters(text))) for text, it in texts.items() if it > 0]
+
+
+def weighed(variants: Sequence[Variant], estimates: Sequence[float], rows_per_call: float) -> tuple[Variant, ...]:
+    """Return the variants with their shares corrected by what was observed: one whose estimate is far from the rows
+    that a call returned stands for few of the calls.
+    """
+    near = [min(it + 1, rows_per_call + 1) / max(it + 1, rows_per_call + 1) for it in estimates]
+    shares = [variant.share * it for variant, it in zip(variants, near, strict=True)]
+    return tuple(replace(variant, share=share / sum(shares)) for variant, share in zip(variants, shares, strict=True))
 
 
 def filled(text: str, values: Mapping[int, str]) -> str:
@@ -86,14 +104,23 @@ def restored(text: str, catalog: Catalog) -> str:
     if not with_constants:
         return text
     values: dict[int, str] = {}
-    for node in nodes(parse_sql(text)[0].stmt):
+    for node in nodes(_tree(text)):
         if isinstance(node, (ast.FuncCall, ast.A_Expr, ast.CoalesceExpr)) and _mixes(node):
-            pattern = re.sub(r"\\\$(\d+)", r"(?P<p\1>'(?:[^']|'')*'|-?\\d+(?:\\.\\d+)?)", re.escape(plain_expression(node)))
+            pattern = re.sub(
+                r"\\\$(\d+)", r"(?P<p\1>'(?:[^']|'')*'|-?\\d+(?:\\.\\d+)?)", re.escape(plain_expression(node))
+            )
             for it in with_constants:
                 match = re.fullmatch(_unique(pattern), it)
                 if match:
                     values |= {int(name[1:]): value for name, value in match.groupdict().items()}
     return filled(text, values)
+
+
+def _tree(text: str) -> Any:
+    try:
+        return parse_sql(text)[0].stmt
+    except ParseError:
+        return ()
 
 
 def literal(value: str) -> str:
@@ -125,37 +152,35 @@ def _unique(pattern: str) -> str:
     return re.sub(r"\(\?P<(p\d+)>'\(\?:\[\^'\]\|''\)\*'\|-\?\\d\+\(\?:\\\.\\d\+\)\?\)", again, pattern)
 
 
-def _compared(access: Access, table: Table | None) -> Iterator[tuple[Predicate, Column]]:
-    if table:
-        for predicate in (*access.predicates, *(it for arm in access.alternatives for it in arm)):
-            names = sorted(predicate.key.columns)
-            if predicate.params and len(names) == 1 and names[0] in table.columns:
-                column = table.columns[names[0]]
-                if predicate.key.column or predicate.kind in ("like", "pattern"):
-                    yield predicate, column
+def _compared(access: Access, table: Table) -> Iterator[tuple[Predicate, Column]]:
+    for predicate in (*access.predicates, *(it for arm in access.alternatives for it in arm)):
+        names = sorted(predicate.key.columns)
+        is_known = predicate.params and len(names) == 1 and names[0] in table.columns
+        if is_known and (predicate.key.column or predicate.kind in ("like", "pattern")):
+            yield predicate, table.columns[names[0]]
 
 
-def _values(predicate: Predicate, column: Column, access: Access) -> tuple[str | None, str | None]:
-    """Return the literals of a common and of a typical value; None where the statistics know nothing."""
-    known = _sequence(column)
+def _most_common(column: Column) -> str:
+    return literal(max(column.common, key=lambda it: column.common[it]))
+
+
+def _typical(predicate: Predicate, column: Column, access: Access, place: int) -> str | None:
+    """Return the literal of a value that is neither rare nor common; None where the statistics know nothing."""
+    known = column.bounds or tuple(column.common)
     if not known:
-        return None, None
-    most = max(column.common, key=lambda it: column.common[it]) if column.common else None
-    middle = known[len(known) // 2]
+        return None
+    middle = known[(len(known) // 2 + 7 * place) % len(known)]
     if predicate.kind == "range":
-        bound = literal(_bound(predicate, known, access))
-        return bound, bound
+        return literal(_bound(predicate, known, access))
     if predicate.kind in ("like", "prefix", "pattern"):
-        prefix = middle[: max(3, len(middle) // 2)].replace("%", "").replace("_", "")
-        pattern = f"%{prefix}%" if predicate.kind == "pattern" else prefix if predicate.operator == "^@" else f"{prefix}%"
-        return literal(pattern), literal(pattern)
+        part = re.sub("[%_]", "", middle[: max(3, len(middle) // 2)])
+        return literal(
+            f"%{part}%" if predicate.kind == "pattern" else part if predicate.operator == "^@" else f"{part}%"
+        )
     if predicate.operator == "any":
         some = [known[len(known) * it // 4] for it in (1, 2, 3)]
-        array = literal("{" + ",".join('"' + it.replace("\\", "\\\\").replace('"', '\\"') + '"' for it in some) + "}")
-        return array, array
-    if predicate.kind in ("equal", "among"):
-        return literal(most if most is not None else middle), literal(middle)
-    return None, None
+        return literal("{" + ",".join('"' + re.sub(r'(["\\\\])', r"\\\1", it) + '"' for it in some) + "}")
+    return literal(middle) if predicate.kind in ("equal", "among") else None
 
 
 def _bound(predicate: Predicate, known: Sequence[str], access: Access) -> str:
@@ -175,7 +200,3 @@ def _hint(table: Table, predicate: Predicate) -> str | None:
             if part.startswith(start) and re.fullmatch(r"'(?:[^']|'')*'|\d+|true|false", part[len(start) :], re.I):
                 return part[len(start) :]
     return None
-
-
-def _sequence(column: Column) -> Sequence[str]:
-    return column.bounds or tuple(column.common)
