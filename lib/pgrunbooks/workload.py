@@ -16,7 +16,8 @@ _UTILITY = re.compile(
     r"(?:\s|\(|/\*.*?\*/|--[^\n]*\n)*(select|insert|update|delete|merge|with|values|table|declare)\b", re.I | re.S
 )
 
-_WHERE = """
+# Where the extension lives and what it can tell: the library may be newer than the extension's SQL.
+WHERE = """
 select
     pg_catalog.quote_ident(n.nspname) as schema,
     n.nspname::text as namespace,
@@ -89,7 +90,7 @@ def read_workload(session: Session, *, min_calls: int = 1) -> Workload | Skip:
     Entries of one query id that differ by role are one statement. The extension may live in any schema, and the
     library may be newer than the extension's SQL, so the columns decide which query is asked.
     """
-    where = session.rows(_WHERE)
+    where = session.rows(WHERE)
     if not where:
         return Skip("needs the extension pg_stat_statements", "create extension pg_stat_statements;")
     schema, columns = where[0]["namespace"], set(where[0]["columns"])

@@ -108,8 +108,8 @@ class Study:
 
 
 @contextmanager
-def study(session: Session, workload: Workload) -> Iterator[Study]:
-    """Open a lab with the tables of a workload and bring its statements there.
+def study(session: Session, workload: Workload) -> Iterator[Study | None]:
+    """Open a lab with the tables of a workload and bring its statements there; None where they read no table.
 
     Raises LabError where there can be no lab, and psycopg's error where the server refuses to be read.
     """
@@ -117,7 +117,8 @@ def study(session: Session, workload: Workload) -> Iterator[Study]:
     parsed, left_out = _parsed(workload.statements[:MOST_STATEMENTS], catalog)
     tables = sorted({table for _, it in parsed for table in it.tables})
     if not tables:
-        raise LabError("no statement of the workload reads a table of this database")
+        yield None
+        return
     with open_lab(session, tables) as lab:
         costs = Costs(lab)
         left_out |= lab.left_out
@@ -146,6 +147,8 @@ def advise(
     if isinstance(read, Skip):
         return read
     with study(session, read) as it:
+        if not it:
+            return Advice((), (), 0, read, {}, time.monotonic() - start, True)
         search = Search(it.questions, it.costs, it.write_share, time.monotonic() + seconds)
         found = search.pruned(search.best(budget_bytes), gain)
         proposals = [_proposal(index, found, search, it) for index in in_order(found.indexes)]
@@ -173,6 +176,8 @@ def what_if_dropped(
     if isinstance(read, Skip):
         return read
     with study(session, read) as it:
+        if not it:
+            return tuple(Drop(name) for name in names)
         known = {index.name: index for table in it.catalog.tables.values() for index in table.indexes}
         return drops.prove_drops(it.costs, it.questions, [known[name] for name in names if name in known])
 

@@ -322,15 +322,14 @@ class _Reader:
         self.tables: set[str] = set()
         self.limits: set[int] = set()
         self.offsets: set[int] = set()
-        self._names: dict[int, tuple[str, str]] = {}  # where an unqualified name stands: the name, its schema's prefix
+        self._names: dict[int, str] = {}  # where a name without a schema stands -> its schema's prefix
         self._views = 0
 
     def qualified(self, text: str) -> str:
         """Return the text with the schema put before every table that was named without it."""
-        raw = text.encode()
         for location in sorted(self._names, reverse=True):
-            raw = raw[:location] + self._names[location][1].encode() + raw[location:]
-        return raw.decode()
+            text = text[:location] + self._names[location] + text[location:]
+        return text
 
     # Statements
 
@@ -494,7 +493,7 @@ class _Reader:
             name, columns = found
             self.tables.add(name)
             if not node.schemaname and not self._views:
-                self._names[node.location or 0] = (node.relname, name[: _schema_end(name)])
+                self._names[node.location or 0] = name[: _schema_end(name)]
             if isinstance(columns, str):
                 relation = _Relation(alias, outputs=self.view(columns))
             else:

@@ -81,18 +81,20 @@ def weighed(variants: Sequence[Variant], estimates: Sequence[float], rows_per_ca
 
 def filled(text: str, values: Mapping[int, str]) -> str:
     """Return a statement with SQL texts in the place of its parameters."""
-    raw = text.encode()
-    for token in reversed([it for it in scan(text) if it.name == "PARAM"]):
-        number = int(raw[token.start + 1 : token.end + 1])
+    for token in reversed(_parameters(text)):
+        number = int(text[token.start + 1 : token.end + 1])
         if number in values:
-            raw = raw[: token.start] + values[number].encode() + raw[token.end + 1 :]
-    return raw.decode()
+            text = text[: token.start] + values[number] + text[token.end + 1 :]
+    return text
 
 
 def parameters(text: str) -> set[int]:
     """Return the numbers of the parameters of a statement."""
-    raw = text.encode()
-    return {int(raw[it.start + 1 : it.end + 1]) for it in scan(text) if it.name == "PARAM"}
+    return {int(text[it.start + 1 : it.end + 1]) for it in _parameters(text)}
+
+
+def _parameters(text: str) -> list[Any]:
+    return [it for it in scan(text) if it.name == "PARAM"]
 
 
 def restored(text: str, catalog: Catalog) -> str:

@@ -1,0 +1,116 @@
+"""The whole way: a workload on a real server, the lab, the search, the proof."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+
+from pgrunbooks import sample_data
+from pgrunbooks.advice import advise, what_if_dropped
+from pgrunbooks.sandbox import Sandbox, temporary_sandbox
+from pgrunbooks.session import Session, open_session
+from pgrunbooks.targets import Target
+from pgrunbooks.workload import read_workload
+
+CALLS = 1000
+
+
+@pytest.fixture(scope="module")
+def shop() -> Iterator[Sandbox]:
+    with temporary_sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def session(shop) -> Iterator[Session]:
+    with open_session(Target.model_validate({"name": "tested", "dsn": shop.url()})) as session:
+        yield session
+
+
+@contextlib.contextmanager
+def without(shop: Sandbox, index: str) -> Iterator[None]:
+    """Drop an index, let the application work on counters that start anew, and build the index again."""
+    with shop.connect() as connection:
+        row = connection.execute("select pg_get_indexdef(%s::regclass)", [index]).fetchone()
+        connection.execute(f"drop index {index}; select pg_stat_statements_reset()")
+        try:
+            sample_data.run_workload(shop.url(), calls=CALLS)
+            yield
+        finally:
+            connection.execute(row[0])
+
+
+def statements(advice):
+    return [it.sql.removeprefix("create index concurrently on ") for it in advice.proposals]
+
+
+def test_a_healthy_shop_needs_nothing(shop, session):
+    with shop.connect() as connection:
+        connection.execute("select pg_stat_statements_reset()")
+    sample_data.run_workload(shop.url(), calls=CALLS)
+    advice = advise(session, min_calls=5)
+    assert statements(advice) == []
+    assert advice.cost == pytest.approx(1.0)
+    assert advice.complete
+    assert advice.statements > 10
+
+
+@pytest.mark.parametrize(
+    ("index", "first"),
+    [
+        ("orders_customer_id_placed_at_idx", "shop.orders (customer_id, placed_at);"),
+        ("order_items_product_id_order_id_idx", "shop.order_items (product_id, order_id);"),
+        ("payments_order_id_idx", "shop.payments (order_id);"),
+        ("customers_live_email_key", "shop.customers (lower(email));"),
+    ],
+)
+def test_an_index_that_is_gone_is_the_first_to_come_back(index, first, shop, session):
+    with without(shop, f"shop.{index}"):
+        advice = advise(session, min_calls=5)
+    assert statements(advice)[0] == first
+    proposal = advice.proposals[0]
+    assert proposal.gain > 0.05
+    assert proposal.size_bytes > 8192
+    assert proposal.helped[0].after < proposal.helped[0].before / 2
+    assert proposal.helped[0].plan_after.indexes
+    assert [step.cost for step in advice.path] == sorted((step.cost for step in advice.path), reverse=True)
+
+
+def test_a_budget_is_kept(shop, session):
+    with without(shop, "shop.orders_customer_id_placed_at_idx"):
+        advice = advise(session, min_calls=5, budget_bytes=8192)
+    assert advice.proposals == ()
+
+
+def test_no_time_is_no_error(shop, session):
+    with without(shop, "shop.orders_customer_id_placed_at_idx"):
+        advice = advise(session, min_calls=5, seconds=0)
+    assert advice.proposals == ()
+    assert not advice.complete
+
+
+def test_advice_is_the_same_each_time(shop, session):
+    with without(shop, "shop.orders_customer_id_placed_at_idx"):
+        workload = read_workload(session, min_calls=5)
+        first, second = (advise(session, workload=workload) for _ in range(2))
+    assert statements(first) == statements(second)
+    assert first.cost == pytest.approx(second.cost)
+
+
+def test_a_drop_that_a_statement_needs_is_not_proved(shop, session):
+    sample_data.run_workload(shop.url(), calls=CALLS)
+    with shop.connect() as connection:
+        connection.execute("create index twin_idx on shop.payments (order_id)")
+    try:
+        names = ["shop.twin_idx", "shop.payments_order_id_idx", "shop.orders_pkey", "shop.orders_placed_at_idx"]
+        drops = {it.name: it for it in what_if_dropped(session, names)}
+    finally:
+        with shop.connect() as connection:
+            connection.execute("drop index shop.twin_idx")
+    assert drops["shop.twin_idx"].proved
+    assert not drops["shop.payments_order_id_idx"].proved  # not both
+    assert "order_id" in drops["shop.payments_order_id_idx"].worse[0][0].text
+    assert drops["shop.orders_pkey"].reason
+    assert not drops["shop.orders_placed_at_idx"].proved

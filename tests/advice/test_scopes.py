@@ -1,0 +1,73 @@
+import pytest
+
+from pgrunbooks.advice.scopes import NotUnderstood, identifiers, parse, quoted, repaired
+
+
+@pytest.fixture
+def read(catalog):
+    return lambda text: parse(text, catalog().find)
+
+
+def test_a_name_without_a_schema_gets_one(read):
+    assert read("select é.id from orders é, only items").text == "select é.id from shop.orders é, only shop.items"
+
+
+def test_a_name_of_a_cte_is_left_alone(read):
+    assert read("with orders as (select 1 as id) select id from orders").text.endswith("from orders")
+
+
+def test_columns_are_those_that_are_read(read):
+    access = read("select o.total from orders o where o.customer_id = $1 order by placed_at").accesses[0]
+    assert access.columns == {"total", "customer_id", "placed_at"}
+
+
+def test_a_correlated_column_belongs_to_the_outer_table(read):
+    parsed = read("select (select count(*) from items where order_id = o.id) from orders o")
+    assert {it.table: it.columns for it in parsed.accesses} == {"shop.orders": {"id"}, "shop.items": {"order_id"}}
+
+
+def test_writes_are_known_with_their_columns(read):
+    writes = read("update orders set status = $1, total = $2 where id = $3").writes
+    assert [(it.table, it.command, it.columns) for it in writes] == [("shop.orders", "update", {"status", "total"})]
+
+
+def test_limits_are_told_from_other_parameters(read):
+    parsed = read("select * from orders where id = $1 limit $2 offset $3")
+    assert (parsed.limits, parsed.offsets) == ({2}, {3})
+
+
+def test_a_recursive_query_is_read(read):
+    parsed = read(
+        "with recursive t as (select id from orders where total = $1 union all select o.id from orders o join t using (id))"
+        " select * from t"
+    )
+    assert parsed.tables == {"shop.orders"}
+
+
+def test_a_merge_is_read(read):
+    parsed = read(
+        "merge into orders o using items i on o.id = i.order_id when matched then update set total = $1 "
+        "when not matched then do nothing"
+    )
+    assert [(it.command, it.columns) for it in parsed.writes] == [("update", {"total"})]
+
+
+@pytest.mark.parametrize("text", ["select * from orders where (", "vacuum orders", "select 1; select 2", ""])
+def test_what_cannot_be_read_says_why(text, read):
+    with pytest.raises(NotUnderstood):
+        read(text)
+
+
+def test_an_unknown_table_is_no_reason_to_fail(read):
+    assert read("select x.a, (select b from nowhere where nowhere.c = x.a) from elsewhere x, orders").tables == {
+        "shop.orders"
+    }
+
+
+def test_a_typed_parameter_becomes_sql_again():
+    assert repaired("select now() - interval $1, date $2::date") == "select now() - $1::interval, date $2::date"
+
+
+def test_identifiers_are_found_in_any_quotes():
+    assert identifiers('lower("E mail") || name') == {"lower", "E mail", "name"}
+    assert quoted("order") == '"order"'

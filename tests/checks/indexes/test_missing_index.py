@@ -1,0 +1,49 @@
+import pytest
+
+from pgrunbooks.check import Skip, catalogue
+from pgrunbooks.checks.indexes.missing_index import judge, measure
+
+LIMITS = catalogue()["missing-index"].limits()
+
+
+@pytest.fixture
+def row():
+    return {
+        "table": "shop.orders",
+        "statement": "create index concurrently on shop.orders (customer_id);",
+        "gain": 0.5,
+        "write_cost": 0.01,
+        "size_bytes": 8 * 2**20,
+        "calls": 100,
+    }
+
+
+def test_the_drill_is_found_and_healed(prove):
+    prove("missing-index")
+
+
+@pytest.mark.parametrize(("gain", "found"), [(0.049, 0), (0.05, 1), (0.9, 1)])
+def test_an_index_must_save_its_share(row, gain, found, context):
+    assert len(list(judge([{**row, "gain": gain}], LIMITS, context))) == found
+
+
+@pytest.mark.parametrize(("calls", "found"), [(19, 0), (20, 1), (21, 1)])
+def test_a_statement_that_was_hardly_called_is_no_reason(row, calls, found, context):
+    assert len(list(judge([{**row, "calls": calls}], LIMITS, context))) == found
+
+
+def test_two_indexes_of_a_table_are_one_finding_with_two_remedies(row, context):
+    findings = list(judge([row, {**row, "gain": 0.1}], LIMITS, context))
+    assert [it.name for it in findings] == ["shop.orders"]
+    assert len(findings[0].remedies) == 2
+    assert "60%" in findings[0].title
+
+
+def test_no_row_is_well(context):
+    assert list(judge([], LIMITS, context)) == []
+
+
+def test_without_the_extension_it_says_what_it_needs():
+    answer = measure(None, [], LIMITS)
+    assert isinstance(answer, Skip)
+    assert answer.remedy == "create extension pg_stat_statements;"
