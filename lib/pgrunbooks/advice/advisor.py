@@ -251,15 +251,10 @@ def _writes(
     total_ms = sum(statement.total_ms for statement, _ in parsed)
     low, high = _MS_PER_COST
     window = workload.window_s / counters_age_s if workload.window_s and counters_age_s else 1.0
-    updates = (
-        (write.table, write.columns, float(statement.rows or statement.calls))
-        for statement, it in parsed
-        for write in it.writes
-        if write.command == "update"
-    )
+    written = ((write, float(max(statement.rows, statement.calls))) for statement, it in parsed for write in it.writes)
     return writes_of(
         catalog,
-        updates,
+        written,
         window_share=min(window, 1.0),
         ms_per_cost=min(max(total_ms / units, low), high) if units else low,
         total_ms=total_ms,

@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from pgrunbooks.advice.catalog import Catalog
+from pgrunbooks.advice.catalog import Catalog, Table
+from pgrunbooks.advice.scopes import Write
 from pgrunbooks.lab import Index
 
 # In the planner's units: going down a btree (cpu_operator_cost x 50 a level) and one page that becomes dirty. GIN
@@ -48,24 +49,41 @@ class Writes:
 
 def writes_of(
     catalog: Catalog,
-    updates: Iterable[tuple[str, frozenset[str], float]],
+    written: Iterable[tuple[Write, float]],
     *,
     window_share: float,
     ms_per_cost: float,
     total_ms: float,
 ) -> Writes:
     """Return what was written, from the tables' counters; ``window_share`` is the part of their time that the
-    workload's window is, ``updates`` are table, columns set and rows of the workload's own UPDATEs.
+    workload's window is, ``written`` what the workload's own statements wrote, with the rows.
     """
-    by_columns: dict[str, dict[frozenset[str], float]] = defaultdict(lambda: defaultdict(float))
-    for table, columns, rows in updates:
-        by_columns[table][columns] += rows
+    updates: dict[str, dict[frozenset[str], float]] = defaultdict(lambda: defaultdict(float))
+    inserts: dict[str, float] = defaultdict(float)
+    for write, rows in written:
+        if write.command == "update":
+            updates[write.table][write.columns] += rows
+        elif write.command == "insert":
+            inserts[write.table] += rows
     tables = catalog.tables.values()
     return Writes(
-        entries={it.name: (it.inserted + it.updated - it.hot_updated) * window_share for it in tables},
+        entries={
+            it.name: _inserted(it, inserts[it.name], window_share) + (it.updated - it.hot_updated) * window_share
+            for it in tables
+        },
         hot={it.name: it.hot_updated * window_share for it in tables},
-        updates=by_columns,
+        updates=updates,
         indexes={it.name: len(it.indexes) for it in tables},
         ms_per_cost=ms_per_cost,
         total_ms=total_ms,
     )
+
+
+def _inserted(table: Table, seen: float, window_share: float) -> float:
+    """Return the rows that were inserted in the window; ``seen`` are those that the workload's statements inserted.
+
+    A counter that covers the filling of the table is no rate: only what goes beyond the rows that are there counts.
+    """
+    if table.inserted < table.rows:
+        return table.inserted * window_share
+    return max((table.inserted - table.rows) * window_share, seen)
