@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import sql
 
+from pgrunbooks.advice.values import Variant
 from pgrunbooks.session import Session
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def checked(session: Session, proposals: Sequence[Proposal]) -> tuple[Proposal, 
     if not where or not proposals:
         return tuple(proposals)
     schema = where[0]["schema"]
-    before = {it: _cost(session, it) for proposal in proposals for it in proposal.helped}
+    variants = {it.variant for proposal in proposals for it in proposal.helped}
+    before = {it: _cost(session, it) for it in variants}
     made = [_create(session, schema, proposal) for proposal in proposals]
     try:
         after = {it: _cost(session, it) for it in before}
@@ -41,7 +43,7 @@ def checked(session: Session, proposals: Sequence[Proposal]) -> tuple[Proposal, 
             sql.SQL("select {}()").format(sql.Identifier(schema, "hypopg_reset")).as_string(session.connection)
         )
     return tuple(
-        replace(proposal, helped=tuple(_with(it, before[it], after[it]) for it in proposal.helped))
+        replace(proposal, helped=tuple(_with(it, before[it.variant], after[it.variant]) for it in proposal.helped))
         if is_made
         else proposal
         for proposal, is_made in zip(proposals, made, strict=True)
@@ -58,11 +60,11 @@ def _create(session: Session, schema: str, proposal: Proposal) -> bool:
         return False
 
 
-def _cost(session: Session, helped: Helped) -> float | None:
+def _cost(session: Session, variant: Variant) -> float | None:
     """Return production's cost of a statement with the values that the lab used; None where it has no answer."""
-    options = "format json, generic_plan" if helped.variant.generic else "format json"
+    options = "format json, generic_plan" if variant.generic else "format json"
     try:
-        rows = session.rows(f"explain ({options}) {helped.variant.text}")
+        rows = session.rows(f"explain ({options}) {variant.text}")
     except psycopg.Error:  # before 16 there is no generic plan to be had
         return None
     cost: float = rows[0]["QUERY PLAN"][0]["Plan"]["Total Cost"]

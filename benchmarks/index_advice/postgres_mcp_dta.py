@@ -1,0 +1,33 @@
+"""Ask postgres-mcp's DTA: a database's URI, a file of weighted statements and a budget in MB in, statements out.
+
+Run with the interpreter of the folder that postgres-mcp is installed in.
+"""
+
+import asyncio
+import json
+import sys
+import time
+
+from postgres_mcp.index.dta_calc import DatabaseTuningAdvisor
+from postgres_mcp.sql import DbConnPool, SqlDriver
+
+
+async def main(url: str, file: str, budget_mb: int) -> None:
+    pool = DbConnPool(url)
+    await pool.pool_connect()
+    with open(file, encoding="utf-8") as statements:
+        asked = json.load(statements)
+    workload = [
+        {"query": it["text"], "queryid": number, "calls": it["weight"], "avg_exec_time": it["mean_ms"]}
+        for number, it in enumerate(asked)
+    ]
+    start = time.monotonic()
+    result = await DatabaseTuningAdvisor(SqlDriver(conn=pool), budget_mb).analyze_workload(
+        workload=workload, min_calls=0, min_avg_time_ms=0, limit=100, max_index_size_mb=budget_mb
+    )
+    found = [it.definition for it in result.recommendations]
+    print(json.dumps({"seconds": time.monotonic() - start, "indexes": found, "error": result.error}))
+    await pool.close()
+
+
+asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
