@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - one statement a line reads best
 """A mix of an online business: 28 weighted statements over six tables, with the clauses that index advice lives on.
 
 Equality, ranges, sort and limit, soft deletes, flags, LIKE prefixes, JSONB, lower(email), joins and some reports. Each

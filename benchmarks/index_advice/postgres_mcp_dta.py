@@ -7,16 +7,17 @@ import asyncio
 import json
 import sys
 import time
+from pathlib import Path
 
 from postgres_mcp.index.dta_calc import DatabaseTuningAdvisor
 from postgres_mcp.sql import DbConnPool, SqlDriver
 
 
 async def main(url: str, file: str, budget_mb: int) -> None:
+    """Print what it recommends, with its seconds, as JSON."""
     pool = DbConnPool(url)
     await pool.pool_connect()
-    with open(file, encoding="utf-8") as statements:
-        asked = json.load(statements)
+    asked = json.loads(Path(file).read_text(encoding="utf-8"))
     workload = [
         {"query": it["text"], "queryid": number, "calls": it["weight"], "avg_exec_time": it["mean_ms"]}
         for number, it in enumerate(asked)

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -36,20 +36,6 @@ RUNS = 3
 CALLS = 2
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One set of indexes, built."""
-
-    advisor: str
-    budget: str
-    indexes: Sequence[str]
-    size_bytes: int
-    estimated: float
-    executed: float
-    slower: Sequence[int]
-    seconds: float
-
-
 def main() -> None:
     """Fill a server, ask each advisor at each budget, measure, print a table."""
     arguments = argparse.ArgumentParser()
@@ -63,7 +49,7 @@ def main() -> None:
         with sandbox.connect() as connection:
             connection.execute("create extension hypopg; create extension pg_stat_statements")
             connection.execute(SCHEMA)
-            connection.execute("alter database shop set search_path to mix, public; reset search_path")
+            connection.execute("alter database shop set search_path to mix, public; set search_path to mix, public")
             for statement in fill(options.rows):
                 connection.execute(statement)
             report(sandbox, connection, options)
@@ -79,7 +65,8 @@ def report(sandbox: Sandbox, connection: psycopg.Connection, options: argparse.N
     before = costs(connection, calls)
     times = seconds(connection, calls)
     print(f"{options.rows} rows, {int(tables) / 2**20:.0f} MB of tables, workload {sum(times.values()):.1f} s\n")
-    print("| advisor | budget | indexes | MB | estimated | executed | slower | seconds |\n|---|---|---|---|---|---|---|---|")
+    print("| advisor | budget | indexes | MB | estimated | executed | slower | seconds |")
+    print("|---|---|---|---|---|---|---|---|")
     for share in BUDGETS_MB:
         budget = float(tables) * share if share else float("inf")
         for advisor, (found, took) in {
@@ -89,7 +76,7 @@ def report(sandbox: Sandbox, connection: psycopg.Connection, options: argparse.N
         }.items():
             with built(connection, found) as size:
                 after, now = costs(connection, calls), seconds(connection, calls)
-            slower = [number for number in now if now[number] > 1.2 * times[number] and now[number] - times[number] > 1e-3]
+            slower = [it for it in now if now[it] > 1.2 * times[it] and now[it] - times[it] > 1e-3]
             name = f"{budget / 2**20:.0f} MB" if share else "none"
             print(
                 f"| {advisor} | {name} | {len(found)} | {size / 2**20:.1f} | {_ratio(after, before):.4f} | "
@@ -206,7 +193,7 @@ class Greedy:
                 for it in self.wanted
                 if it not in have and self._sizes[it] <= left
             ]
-            gain, best = max(scored, default=(0.0, ""))
+            _, best = max(scored, default=(0.0, ""))
             if not best or now - self._total([*have, best]) < 1e-5 * self._total([]):
                 return have
             have.append(best)
@@ -241,8 +228,9 @@ def built(connection: psycopg.Connection, indexes: Sequence[str]) -> Iterator[in
     for number, index in enumerate(indexes):
         names.append(f"mix.measured_{number}")
         connection.execute(_named(index, f"measured_{number}"))
-    connection.execute("analyze" if any("(lower" in it or "md5" in it for it in indexes) else "select 1")
-    row = connection.execute("select sum(pg_relation_size(it::regclass)) from unnest(%s::text[]) it", [names]).fetchone()
+    connection.execute("analyze" if any("(lower" in it for it in indexes) else "select 1")  # an expression's statistics
+    sizes = "select sum(pg_relation_size(it::regclass)) from unnest(%s::text[]) as it"
+    row = connection.execute(sizes, [names]).fetchone()
     try:
         yield int(row[0] or 0) if row else 0
     finally:

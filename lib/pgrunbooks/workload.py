@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import psycopg
 from psycopg import sql
 
 from pgrunbooks.check import Skip
@@ -125,6 +126,23 @@ def read_workload(session: Session, *, min_calls: int = 1) -> Workload | Skip:
         _window(session, schema) if where[0]["has_info"] else None,
         sum(it.total_ms for it in statements),
     )
+
+
+def read_examples(session: Session) -> dict[int, str]:
+    """Return query id -> one call of the statement with its real constants, as pg_qualstats kept it; {} without it."""
+    where = session.rows(
+        "select n.nspname::text as schema from pg_catalog.pg_extension as e"
+        " join pg_catalog.pg_namespace as n on n.oid = e.extnamespace where e.extname = 'pg_qualstats'"
+    )
+    if not where:
+        return {}
+    query = sql.SQL("select q.queryid, q.query from {}() as q where q.query is not null order by q.queryid").format(
+        sql.Identifier(where[0]["schema"], "pg_qualstats_example_queries")
+    )
+    try:
+        return {row["queryid"]: row["query"] for row in session.rows(query.as_string(session.connection))}
+    except psycopg.errors.ObjectNotInPrerequisiteState:  # installed, but not in shared_preload_libraries
+        return {}
 
 
 def _reason(row: Mapping[str, object], min_calls: int) -> str | None:

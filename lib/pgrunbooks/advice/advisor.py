@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pgrunbooks.advice import drops, hypothetical, scopes, values
 from pgrunbooks.advice.candidates import candidates
@@ -18,7 +18,7 @@ from pgrunbooks.check import Skip
 from pgrunbooks.errors import LabError
 from pgrunbooks.lab import Index, Plan, open_lab
 from pgrunbooks.session import Session
-from pgrunbooks.workload import Statement, Workload, read_workload
+from pgrunbooks.workload import Statement, Workload, read_examples, read_workload
 
 SECONDS = 20.0
 GAIN = 0.05
@@ -122,7 +122,7 @@ def study(session: Session, workload: Workload) -> Iterator[Study | None]:
     with open_lab(session, tables) as lab:
         costs = Costs(lab)
         left_out |= lab.left_out
-        questions = _questions(parsed, catalog, costs, left_out)
+        questions = _questions(parsed, catalog, costs, left_out, _examples(session, catalog))
         writes = _writes(questions, parsed, costs, catalog, workload, session.server.counters_age_s)
         yield Study(workload, catalog, costs, tuple(questions), writes, left_out)
 
@@ -206,8 +206,23 @@ def _parsed(
     return found, left_out
 
 
+def _examples(session: Session, catalog: Catalog) -> dict[int, scopes.Parsed]:
+    """Return query id -> one real call of it, for those that pg_qualstats has and that can be read."""
+    found = {}
+    for queryid, text in read_examples(session).items():
+        try:
+            found[queryid] = scopes.parse(text, catalog.find)
+        except scopes.NotUnderstood:
+            continue  # the statement itself is left out with its reason
+    return found
+
+
 def _questions(
-    parsed: Sequence[tuple[Statement, scopes.Parsed]], catalog: Catalog, costs: Costs, left_out: dict[str, str]
+    parsed: Sequence[tuple[Statement, scopes.Parsed]],
+    catalog: Catalog,
+    costs: Costs,
+    left_out: dict[str, str],
+    examples: Mapping[int, scopes.Parsed],
 ) -> list[Question]:
     """Return what the lab is asked; a statement that it cannot explain is left out, with its reason."""
     questions = []
@@ -215,12 +230,12 @@ def _questions(
     for statement, it in parsed:
         rows = statement.rows / statement.calls if statement.calls else 0.0
         covering = it.condenses or rows >= _MANY_ROWS
-        found = dict.fromkeys(
-            index for access in it.accesses for index in candidates(access, catalog, covering=covering)
-        )
+        example = examples.get(statement.queryid)
+        accesses = (*it.accesses, *(example.accesses if example else ()))
+        found = dict.fromkeys(index for access in accesses for index in candidates(access, catalog, covering=covering))
         usable = tuple(index for index in found if index.table in costs.lab.tables)
         try:
-            variants = _explained(it, catalog, costs, rows)
+            variants = _explained(it, example, catalog, costs, rows)
         except LabError as error:
             left_out[statement.text] = str(error)
         else:
@@ -228,9 +243,17 @@ def _questions(
     return questions
 
 
-def _explained(it: scopes.Parsed, catalog: Catalog, costs: Costs, rows: float) -> tuple[values.Variant, ...]:
-    """Return the variants that the lab can explain; where a value does not fit, the statement as it stands."""
+def _explained(
+    it: scopes.Parsed, example: scopes.Parsed | None, catalog: Catalog, costs: Costs, rows: float
+) -> tuple[values.Variant, ...]:
+    """Return the variants that the lab can explain; where a value does not fit, the statement as it stands.
+
+    A real call stands for half of the calls: others may have other constants, which a partial index must not forget.
+    """
     variants = values.variants(it, catalog, rows)
+    if example:
+        variants = [replace(variant, share=variant.share / 2) for variant in variants]
+        variants.append(values.Variant(example.text, 0.5, generic=False))
     try:
         return values.weighed(variants, [costs.plan(variant, ()).rows for variant in variants], rows)
     except LabError:
