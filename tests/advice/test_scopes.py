@@ -71,3 +71,8 @@ def test_a_typed_parameter_becomes_sql_again():
 def test_identifiers_are_found_in_any_quotes():
     assert identifiers('lower("E mail") || name') == {"lower", "E mail", "name"}
     assert quoted("order") == '"order"'
+
+
+def test_an_expression_that_lost_its_constant_is_named(read):
+    parsed = read("select id from customers where profile ->> $1 = $2 and lower(email) = lower($3)")
+    assert parsed.lost == {"profile ->> $1"}

@@ -74,7 +74,11 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Advice:
-    """The ranked list, the way to it, and what was left out of it with the reason: text or table -> reason."""
+    """The ranked list, the way to it, and what was left out of it with the reason: text or table -> reason.
+
+    ``refused`` are candidates that PostgreSQL does not build; ``lost`` names, by statement, the expressions whose
+    constants normalisation took away: an index on them can be proposed only where pg_qualstats keeps real calls.
+    """
 
     proposals: tuple[Proposal, ...]
     path: tuple[Found, ...]
@@ -84,6 +88,7 @@ class Advice:
     seconds: float
     complete: bool
     refused: Mapping[Index, str] = field(default_factory=dict)
+    lost: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def cost(self) -> float:
@@ -162,6 +167,11 @@ def advise(
             seconds=time.monotonic() - start,
             complete=found.complete and search.looked_at == len(it.questions),
             refused=it.costs.refused,
+            lost={
+                question.statement.text: tuple(sorted(question.parsed.lost))
+                for question in it.questions
+                if question.parsed.lost and not question.has_example
+            },
         )
 
 
@@ -239,7 +249,8 @@ def _questions(
         except LabError as error:
             left_out[statement.text] = str(error)
         else:
-            questions.append(Question(statement, it, variants, usable, statement.total_ms / total))
+            weight = statement.total_ms / total
+            questions.append(Question(statement, it, variants, usable, weight, has_example=bool(example)))
     return questions
 
 

@@ -26,6 +26,7 @@ class Question:
     variants: tuple[Variant, ...]
     candidates: tuple[Index, ...]
     weight: float
+    has_example: bool = False
 
     @cached_property
     def leading(self) -> frozenset[tuple[str, str]]:

@@ -128,7 +128,8 @@ class Parsed:
     """One statement understood: ``text`` has every table's name qualified, so that it means the same anywhere.
 
     ``limits`` and ``offsets`` are the $n that stand there; ``condenses``: it returns fewer rows than it reads, since it
-    groups, aggregates or asks for existence.
+    groups, aggregates or asks for existence; ``lost``: expressions that no index can be made for, since a constant in
+    them is gone.
     """
 
     text: str
@@ -138,6 +139,7 @@ class Parsed:
     limits: frozenset[int]
     offsets: frozenset[int]
     condenses: bool = False
+    lost: frozenset[str] = frozenset()
 
 
 class NotUnderstood(ValueError):
@@ -185,6 +187,7 @@ def parse(text: str, find: Find) -> Parsed:
         tables=frozenset(reader.tables),
         limits=frozenset(reader.limits),
         offsets=frozenset(reader.offsets),
+        lost=frozenset(reader.lost),
         condenses=any(map(_condenses, nodes(statements[0].stmt))),
     )
 
@@ -322,6 +325,7 @@ class _Reader:
         self.tables: set[str] = set()
         self.limits: set[int] = set()
         self.offsets: set[int] = set()
+        self.lost: set[str] = set()
         self._names: dict[int, str] = {}  # where a name without a schema stands -> its schema's prefix
         self._views = 0
 
@@ -596,6 +600,11 @@ class _Reader:
             self.one_side(node, left, operator, right, scope, sink)
         elif theirs and operator in _MIRRORED:
             self.one_side(node, right, _MIRRORED[operator], left, scope, sink)
+        else:
+            for side in (left, right):
+                kinds = {type(it) for it in nodes(side)}
+                if {ast.ParamRef, ast.ColumnRef} <= kinds and ast.SubLink not in kinds:
+                    self.lost.add(expression(side))
 
     def compare(self, left: _Refs, operator: str, right: _Refs, sink: _Sink) -> None:
         """Note a comparison of columns of two relations, for each of them."""
