@@ -7,6 +7,7 @@ what saves most for its size, widen, exchange and drop, and stop at any time wit
 from __future__ import annotations
 
 import heapq
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -54,9 +55,14 @@ class Search:
             promising.update(dict.fromkeys(costs.promising(question, deadline)))
             self.looked_at += 1
         self.candidates = in_order(promising)
-        self._relevant = {
-            it: [question for question in self.questions if question.relevant([it])] for it in self.candidates
-        }
+        # A set is a number here, with a bit for each index, so that a set which was priced before is found at once.
+        self._numbered: list[Index] = []
+        self._bits: dict[Index, int] = {}
+        self._write_shares: dict[Index, float] = {}
+        self._masks = [0] * len(self.questions)
+        self._priced: list[dict[int, float]] = [{} for _ in self.questions]
+        for index in self.candidates:
+            self._bit(index)
 
     def best(self, budget_bytes: float = float("inf")) -> Found:
         """Return the best set within a budget that was found in time."""
@@ -80,9 +86,11 @@ class Search:
 
     def cost(self, indexes: frozenset[Index]) -> float:
         """Return what the workload costs with a set of indexes, writes included."""
-        reads: float = sum(question.weight * self.costs.relative(question, indexes) for question in self.questions)
-        writes: float = sum(self.write_share(it) for it in in_order(indexes))
-        return reads + writes
+        mask = 0
+        for index in indexes:
+            mask |= self._bit(index)
+        reads = (question.weight * self._relative(place, mask) for place, question in enumerate(self.questions))
+        return math.fsum((*reads, *(self._write_shares[it] for it in indexes)))  # exact, so in any order
 
     def pruned(self, found: Found, gain: float) -> Found:
         """Return a set in which every index saves at least ``gain``, every INCLUDE too, and every last key something.
@@ -136,12 +144,26 @@ class Search:
     def _late(self) -> bool:
         return time.monotonic() > self.deadline
 
+    def _bit(self, index: Index) -> int:
+        if index not in self._bits:
+            self._bits[index] = 1 << len(self._numbered)
+            self._numbered.append(index)
+            self._write_shares[index] = self.write_share(index)
+            for place, question in enumerate(self.questions):
+                if question.relevant([index]):
+                    self._masks[place] |= self._bits[index]
+        return self._bits[index]
+
+    def _relative(self, place: int, mask: int) -> float:
+        """Return the cost of one statement under a set, as a share of what it costs now."""
+        own = mask & self._masks[place]
+        if own not in self._priced[place]:
+            visible = [it for number, it in enumerate(self._numbered) if own >> number & 1]
+            self._priced[place][own] = self.costs.relative(self.questions[place], visible)
+        return self._priced[place][own]
+
     def _saves(self, index: Index, have: frozenset[Index]) -> float:
-        saved: float = sum(
-            question.weight * (self.costs.relative(question, have) - self.costs.relative(question, have | {index}))
-            for question in self._relevant[index]
-        )
-        return saved - self.write_share(index)
+        return self.cost(have) - self.cost(have | {index})
 
     def _greedy(self, budget_bytes: float, exponent: float) -> frozenset[Index]:
         """Take what scores best until nothing saves; a score is looked at again only when it comes to the top."""
