@@ -66,7 +66,7 @@ class Search:
 
     def best(self, budget_bytes: float = float("inf")) -> Found:
         """Return the best set within a budget that was found in time."""
-        best = self._found(frozenset())
+        best = self.priced(frozenset())
         for exponent in _SCORES:
             found = self._improved(self._greedy(budget_bytes, exponent), budget_bytes)
             best = min(best, found, key=lambda it: it.rank)
@@ -76,11 +76,11 @@ class Search:
 
     def path(self, found: Found) -> list[Found]:
         """Return the sets from nothing to a set, each with the index more that saves most."""
-        steps = [self._found(frozenset())]
+        steps = [self.priced(frozenset())]
         while len(steps[-1].indexes) < len(found.indexes):
             have = steps[-1].indexes
             steps.append(
-                min((self._found(have | {it}) for it in in_order(found.indexes - have)), key=lambda it: it.rank)
+                min((self.priced(have | {it}) for it in in_order(found.indexes - have)), key=lambda it: it.rank)
             )
         return steps
 
@@ -109,7 +109,7 @@ class Search:
     def _reductions(self, found: Found, gain: float) -> Iterator[Found]:
         for index in in_order(found.indexes):
             rest = found.indexes - {index}
-            less = self._found(rest)
+            less = self.priced(rest)
             if less.cost - found.cost < max(gain, _EPSILON) or not self._is_felt(index, found.indexes):
                 yield less
             shorter = [(replace(index, include=()), gain)] if index.include else []
@@ -117,7 +117,7 @@ class Search:
                 shorter.append((replace(index, keys=index.keys[:-1]), min(gain, _KEY_GAIN)))
             for it, limit in shorter:
                 if it not in found.indexes and self.costs.add(it):
-                    smaller = self._found(rest | {it})
+                    smaller = self.priced(rest | {it})
                     kept = index.include or not self._dearer(found.indexes, smaller.indexes)
                     if kept and smaller.cost - found.cost < max(limit, _EPSILON):
                         yield smaller
@@ -138,7 +138,8 @@ class Search:
             if question.relevant([index])
         )
 
-    def _found(self, indexes: frozenset[Index]) -> Found:
+    def priced(self, indexes: frozenset[Index]) -> Found:
+        """Return a set with its cost and size."""
         return Found(indexes, self.cost(indexes), self.costs.size(indexes), not self._late())
 
     def _late(self) -> bool:
@@ -192,7 +193,7 @@ class Search:
 
     def _improved(self, start: frozenset[Index], budget_bytes: float) -> Found:
         """Drop, exchange and add one index at a time for as long as that makes the set better."""
-        best = self._found(start)
+        best = self.priced(start)
         while not self._late():
             step = min(self._steps(best.indexes, budget_bytes), key=lambda it: it.rank, default=best)
             if step.rank >= best.rank:
@@ -212,5 +213,5 @@ class Search:
             if self._late():
                 break
             if self.costs.size(indexes) <= budget_bytes:
-                steps.append(self._found(indexes))
+                steps.append(self.priced(indexes))
         return steps
