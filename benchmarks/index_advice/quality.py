@@ -24,6 +24,7 @@ import psycopg
 from mix import MIX, SCHEMA, drawn, fill
 
 from pgrunbooks.advice import advise, scopes
+from pgrunbooks.advice.accesses import Access
 from pgrunbooks.advice.catalog import read_catalog
 from pgrunbooks.sandbox import Sandbox, temporary_sandbox
 from pgrunbooks.session import open_session
@@ -213,7 +214,7 @@ class Greedy:
         return self._known[number, own]
 
 
-def _permutations(access: scopes.Access) -> Iterator[tuple[str, ...]]:
+def _permutations(access: Access) -> Iterator[tuple[str, ...]]:
     named = {it.key.text for it in access.predicates if it.key.column}
     named |= {it.key.text for arm in access.alternatives for it in arm if it.key.column}
     named |= {it.key.text for it in access.order if it.key.column} | {it.text for it in access.groups if it.column}

@@ -9,7 +9,8 @@ import pytest
 from pgrunbooks.advice import values
 from pgrunbooks.advice.candidates import candidates
 from pgrunbooks.advice.catalog import Catalog, Column, Existing, Table
-from pgrunbooks.advice.scopes import parse, repaired
+from pgrunbooks.advice.expressions import repaired
+from pgrunbooks.advice.scopes import parse
 
 _ROWS = 1_000_000
 

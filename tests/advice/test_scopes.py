@@ -1,6 +1,8 @@
 import pytest
 
-from pgrunbooks.advice.scopes import NotUnderstood, identifiers, parse, quoted, repaired
+from pgrunbooks.advice.accesses import NotUnderstood
+from pgrunbooks.advice.expressions import identifiers, quoted, repaired
+from pgrunbooks.advice.scopes import parse
 
 
 @pytest.fixture

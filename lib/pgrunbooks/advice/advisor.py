@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from pgrunbooks.advice import drops, hypothetical, scopes, values
+from pgrunbooks.advice.accesses import NotUnderstood, Parsed
 from pgrunbooks.advice.candidates import candidates
 from pgrunbooks.advice.catalog import Catalog, read_catalog
 from pgrunbooks.advice.costs import Costs, Question, in_order
 from pgrunbooks.advice.drops import Drop
+from pgrunbooks.advice.expressions import identifiers, repaired
 from pgrunbooks.advice.search import Found, Search
 from pgrunbooks.advice.writes import Writes, writes_of
 from pgrunbooks.check import Skip
@@ -196,19 +198,17 @@ def index_columns(index: Index, catalog: Catalog) -> frozenset[str]:
     """Return the columns whose change an index must see: of its keys, of INCLUDE and of its predicate."""
     text = " ".join((*index.keys, *index.include, index.where or ""))
     table = catalog.tables[index.table]
-    words = scopes.identifiers(text)
+    words = identifiers(text)
     return frozenset(name for name in table.columns if name in words)
 
 
-def _parsed(
-    statements: Iterable[Statement], catalog: Catalog
-) -> tuple[list[tuple[Statement, scopes.Parsed]], dict[str, str]]:
+def _parsed(statements: Iterable[Statement], catalog: Catalog) -> tuple[list[tuple[Statement, Parsed]], dict[str, str]]:
     found, left_out = [], {}
     for statement in statements:
         try:
-            text = values.restored(scopes.repaired(statement.text), catalog)
+            text = values.restored(repaired(statement.text), catalog)
             parsed = scopes.parse(text, catalog.find)
-        except scopes.NotUnderstood as error:
+        except NotUnderstood as error:
             left_out[statement.text] = str(error)
         else:
             if parsed.tables:
@@ -216,23 +216,23 @@ def _parsed(
     return found, left_out
 
 
-def _examples(session: Session, catalog: Catalog) -> dict[int, scopes.Parsed]:
+def _examples(session: Session, catalog: Catalog) -> dict[int, Parsed]:
     """Return query id -> one real call of it, for those that pg_qualstats has and that can be read."""
     found = {}
     for queryid, text in read_examples(session).items():
         try:
             found[queryid] = scopes.parse(text, catalog.find)
-        except scopes.NotUnderstood:
+        except NotUnderstood:
             continue  # the statement itself is left out with its reason
     return found
 
 
 def _questions(
-    parsed: Sequence[tuple[Statement, scopes.Parsed]],
+    parsed: Sequence[tuple[Statement, Parsed]],
     catalog: Catalog,
     costs: Costs,
     left_out: dict[str, str],
-    examples: Mapping[int, scopes.Parsed],
+    examples: Mapping[int, Parsed],
 ) -> list[Question]:
     """Return what the lab is asked; a statement that it cannot explain is left out, with its reason."""
     questions = []
@@ -255,7 +255,7 @@ def _questions(
 
 
 def _explained(
-    it: scopes.Parsed, example: scopes.Parsed | None, catalog: Catalog, costs: Costs, rows: float
+    it: Parsed, example: Parsed | None, catalog: Catalog, costs: Costs, rows: float
 ) -> tuple[values.Variant, ...]:
     """Return the variants that the lab can explain; where a value does not fit, the statement as it stands.
 
@@ -275,7 +275,7 @@ def _explained(
 
 def _writes(
     questions: Sequence[Question],
-    parsed: Sequence[tuple[Statement, scopes.Parsed]],
+    parsed: Sequence[tuple[Statement, Parsed]],
     costs: Costs,
     catalog: Catalog,
     workload: Workload,

@@ -10,8 +10,9 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from pgrunbooks.advice.accesses import Access, Key, Order, Predicate
 from pgrunbooks.advice.catalog import Catalog, Column, Existing, Table
-from pgrunbooks.advice.scopes import Access, Key, Order, Predicate, quoted
+from pgrunbooks.advice.expressions import quoted
 from pgrunbooks.lab import Index
 
 MOST_KEYS = 4

@@ -11,7 +11,8 @@ from typing import Any
 from pglast import ast, parse_sql
 from pglast.parser import ParseError
 
-from pgrunbooks.advice.scopes import Found, plain_expression, quoted
+from pgrunbooks.advice.accesses import Found
+from pgrunbooks.advice.expressions import plain_expression, quoted
 from pgrunbooks.session import Session
 
 # A default collation of another provider than libc sorts as 'C' in one case only: locale C or POSIX.

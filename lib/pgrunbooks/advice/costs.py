@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from pgrunbooks.advice.scopes import Parsed
+from pgrunbooks.advice.accesses import Parsed
 from pgrunbooks.advice.values import Variant
 from pgrunbooks.errors import LabError
 from pgrunbooks.lab import Index, Lab, Plan

@@ -1,4 +1,4 @@
-"""What a statement asks of each table: predicates, joins, order and groups, found by a real parse with real scopes.
+"""A statement read with the scopes that the server would give it: which table is asked for what.
 
 The parser is PostgreSQL's own, through pglast. Names are resolved as the server resolves them: aliases, CTEs, derived
 tables, views and set operations are followed down to the table that a column comes from.
@@ -7,16 +7,15 @@ tables, views and set operations are followed down to the table that a column co
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from pglast import ast, enums, parse_sql
-from pglast.keywords import COL_NAME_KEYWORDS, RESERVED_KEYWORDS, TYPE_FUNC_NAME_KEYWORDS
 from pglast.parser import ParseError
-from pglast.stream import RawStream
 
-Kind = Literal["equal", "among", "range", "like", "prefix", "pattern", "contains", "test"]
+from pgrunbooks.advice.accesses import Access, Find, Key, Kind, NotUnderstood, Order, Parsed, Predicate, Write
+from pgrunbooks.advice.expressions import expression, is_fixed, literal_of, nodes, plain_items, quoted
 
 # What a comparison asks of an index. LIKE is decided by its pattern, where that is known.
 _KINDS: Mapping[str, Kind] = {
@@ -28,139 +27,9 @@ _KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(("@>", "<@", "&&", "?", "?|", "?&", "@@", "@?"), "contains"),
 }
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "@>": "<@", "<@": "@>", "=": "=", "&&": "&&", "@@": "@@"}
-_QUOTED_WORDS = RESERVED_KEYWORDS | COL_NAME_KEYWORDS | TYPE_FUNC_NAME_KEYWORDS
-_ADDED_CASTS = frozenset({"text", "regconfig", "varchar", "bpchar"})
 _FIRST_OR_LAST = frozenset({"min", "max"})
-_AGGREGATES = frozenset(
-    {
-        "min",
-        "max",
-        "count",
-        "sum",
-        "avg",
-        "array_agg",
-        "string_agg",
-        "json_agg",
-        "jsonb_agg",
-        "bool_or",
-        "bool_and",
-        "every",
-        "stddev",
-        "variance",
-        "percentile_cont",
-        "percentile_disc",
-        "mode",
-    }
-)
-
-# A typed literal loses its quotes when pg_stat_statements replaces the constant: 'interval $1' is no SQL.
-_TYPED_PARAMETER = re.compile(
-    r"\b(interval|date|timestamptz|timestamp|time|timetz|inet|uuid|numeric|jsonb?)\s+(\$\d+)(?!\s*::)", re.IGNORECASE
-)
-
-
-@dataclass(frozen=True)
-class Key:
-    """Something that an index can be built on: a column, or an expression in parentheses as CREATE INDEX wants it."""
-
-    text: str
-    columns: frozenset[str]
-
-    @property
-    def column(self) -> str | None:
-        """Return the name of the column, or None for an expression."""
-        name = next(iter(self.columns), None)
-        return name if name is not None and self.text == quoted(name) else None
-
-
-@dataclass(frozen=True)
-class Predicate:
-    """One condition on one table: ``params`` are the $n that stand alone on the other side.
-
-    ``text`` is the condition in the words of the table alone where nothing but literals is compared, so that a partial
-    index can carry it; ``joins``: the other side comes from another table.
-    """
-
-    kind: Kind
-    key: Key
-    operator: str
-    params: tuple[int, ...] = ()
-    text: str | None = None
-    joins: bool = False
-    constant: str | None = None
-
-
-@dataclass(frozen=True)
-class Order:
-    """One key that rows are wanted in the order of."""
-
-    key: Key
-    descending: bool = False
-    nulls_first: bool = False
-
-
-@dataclass(frozen=True)
-class Access:
-    """What a statement asks of one appearance of a table.
-
-    ``alternatives`` are the arms of an OR, each with its own predicates. ``columns`` is None where a whole row is read.
-    """
-
-    table: str
-    predicates: tuple[Predicate, ...] = ()
-    alternatives: tuple[tuple[Predicate, ...], ...] = ()
-    order: tuple[Order, ...] = ()
-    groups: tuple[Key, ...] = ()
-    columns: frozenset[str] | None = None
-
-
-@dataclass(frozen=True)
-class Write:
-    """A table that the statement changes; ``columns`` are those that an UPDATE sets."""
-
-    table: str
-    command: Literal["insert", "update", "delete"]
-    columns: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class Parsed:
-    """One statement understood: ``text`` has every table's name qualified, so that it means the same anywhere.
-
-    ``limits`` and ``offsets`` are the $n that stand there; ``condenses``: it returns fewer rows than it reads, since it
-    groups, aggregates or asks for existence; ``lost``: expressions that no index can be made for, since a constant in
-    them is gone.
-    """
-
-    text: str
-    accesses: tuple[Access, ...]
-    writes: tuple[Write, ...]
-    tables: frozenset[str]
-    limits: frozenset[int]
-    offsets: frozenset[int]
-    condenses: bool = False
-    lost: frozenset[str] = frozenset()
-
-
-class NotUnderstood(ValueError):
-    """A statement that the advisor cannot read; the message says why."""
-
-
-# From schema (or None) and name to the qualified name and the columns; None for a relation that is not known.
-# A view answers with its definition instead of columns.
-Found: TypeAlias = tuple[str, Sequence[str] | str]
-Find: TypeAlias = Callable[[str | None, str], Found | None]
-
-
-def quoted(name: str) -> str:
-    """Return an identifier quoted as ``quote_ident`` does, and only then."""
-    plain = re.fullmatch(r"[a-z_][a-z0-9_]*", name) and name not in _QUOTED_WORDS
-    return name if plain else '"' + name.replace('"', '""') + '"'
-
-
-def repaired(text: str) -> str:
-    """Return a text of pg_stat_statements as SQL again: ``interval $1`` becomes ``$1::interval``."""
-    return _TYPED_PARAMETER.sub(r"\2::\1", text)
+_AGGREGATES = frozenset(["min", "max", "count", "sum", "avg", "array_agg", "string_agg", "json_agg", "jsonb_agg"])
+_AGGREGATES |= {"bool_or", "bool_and", "every", "stddev", "variance", "percentile_cont", "percentile_disc", "mode"}
 
 
 def parse(text: str, find: Find) -> Parsed:
@@ -190,55 +59,6 @@ def parse(text: str, find: Find) -> Parsed:
         lost=frozenset(reader.lost),
         condenses=any(map(_condenses, nodes(statements[0].stmt))),
     )
-
-
-def expression(node: Any) -> str:
-    """Return an expression in the words of one table, without the qualifiers of its columns."""
-    return str(RawStream()(_bare(node)))
-
-
-def plain_expression(node: Any) -> str:
-    """Return an expression as a statement would have it, without the casts that the server adds when it prints one."""
-    return str(RawStream()(_uncast(_bare(node))))
-
-
-def _uncast(node: Any) -> Any:
-    if isinstance(node, tuple):
-        return tuple(_uncast(item) for item in node)
-    if isinstance(node, ast.TypeCast):
-        type_name = node.typeName.names[-1].sval
-        if isinstance(node.arg, (ast.A_Const, ast.ColumnRef)) and type_name in _ADDED_CASTS:
-            return node.arg
-    if isinstance(node, ast.Node):
-        return type(node)(**{name: _uncast(getattr(node, name)) for name in node if getattr(node, name) is not None})
-    return node
-
-
-def identifiers(text: str) -> frozenset[str]:
-    """Return every identifier that stands in a piece of SQL."""
-    words = re.findall(r"'(?:[^']|'')*'|\"((?:[^\"]|\"\")*)\"|([A-Za-z_][A-Za-z0-9_$]*)", text)
-    return frozenset(name.replace('""', '"') or word.lower() for name, word in words if name or word)
-
-
-def nodes(node: Any) -> Iterator[Any]:
-    """Yield a node and all that is in it."""
-    if isinstance(node, tuple):
-        for item in node:
-            yield from nodes(item)
-    elif isinstance(node, ast.Node):
-        yield node
-        for name in node:
-            yield from nodes(getattr(node, name))
-
-
-def _bare(node: Any) -> Any:
-    if isinstance(node, tuple):
-        return tuple(_bare(item) for item in node)
-    if isinstance(node, ast.ColumnRef):
-        return ast.ColumnRef(fields=node.fields[-1:])
-    if isinstance(node, ast.Node):
-        return type(node)(**{name: _bare(getattr(node, name)) for name in node if getattr(node, name) is not None})
-    return node
 
 
 @dataclass(eq=False)
@@ -617,15 +437,15 @@ class _Reader:
     def one_side(self, node: Any, side: Any, operator: str, other: Any, scope: _Scope, sink: _Sink) -> None:
         """Note a comparison of a key with anything that is no key."""
         beyond = [ref for it in nodes(other) if isinstance(it, ast.ColumnRef) for ref in self.resolved(it, scope)]
-        params = tuple(it.number for it in _plain_items(other) if isinstance(it, ast.ParamRef))
-        literal = _literal(other)
+        params = tuple(it.number for it in plain_items(other) if isinstance(it, ast.ParamRef))
+        literal = literal_of(other)
         kind = _like(literal) if operator == "~~" else _KINDS.get(operator)
         if kind is None:
             return
         for ref in self.keys(side, scope):
             if any(it.relation is ref.relation for it in beyond):
                 continue
-            fixed = _is_fixed(other) and _is_own(side, ref) and not isinstance(node.lexpr, ast.RowExpr)
+            fixed = is_fixed(other) and _is_own(side, ref) and not isinstance(node.lexpr, ast.RowExpr)
             text = expression(node) if fixed else None
             sink.append((ref.relation, Predicate(kind, ref.key, operator, params, text, bool(beyond), literal)))
 
@@ -832,46 +652,6 @@ def _argument(node: Any) -> Any:
 def _is_own(node: Any, ref: _Ref) -> bool:
     """Tell whether a column has the same name in the statement and in the table."""
     return not isinstance(node, ast.ColumnRef) or ref.key.text == quoted(node.fields[-1].sval)
-
-
-def _is_fixed(node: Any) -> bool:
-    """Tell whether nothing but literals stands in an expression."""
-    allowed = (
-        ast.A_Const,
-        ast.String,
-        ast.Integer,
-        ast.Float,
-        ast.Boolean,
-        ast.TypeCast,
-        ast.TypeName,
-        ast.A_ArrayExpr,
-    )
-    return all(isinstance(it, allowed) for it in nodes(node))
-
-
-def _plain_items(node: Any) -> Iterator[Any]:
-    """Yield what stands alone on one side of a comparison: the items of a list, without their casts."""
-    if isinstance(node, tuple):
-        for item in node:
-            yield from _plain_items(item)
-    elif isinstance(node, ast.TypeCast):
-        yield from _plain_items(node.arg)
-    elif isinstance(node, ast.A_ArrayExpr):
-        yield from _plain_items(node.elements or ())
-    else:
-        yield node
-
-
-def _literal(node: Any) -> str | None:
-    while isinstance(node, ast.TypeCast):
-        node = node.arg
-    if isinstance(node, ast.A_Const) and not node.isnull:
-        value = node.val
-        text = getattr(value, "sval", None) or getattr(value, "fval", None)
-        if text is not None:
-            return str(text)
-        return str(value.ival) if isinstance(value, ast.Integer) else str(value.boolval).lower()
-    return None
 
 
 def _like(pattern: str | None) -> Kind:

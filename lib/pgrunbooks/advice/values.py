@@ -15,8 +15,9 @@ from typing import Any
 from pglast import ast, parse_sql
 from pglast.parser import ParseError, scan
 
+from pgrunbooks.advice.accesses import Access, Parsed, Predicate
 from pgrunbooks.advice.catalog import Catalog, Column, Table
-from pgrunbooks.advice.scopes import Access, Parsed, Predicate, nodes, plain_expression
+from pgrunbooks.advice.expressions import nodes, plain_expression
 
 LIMIT = 20
 OFFSET = 20

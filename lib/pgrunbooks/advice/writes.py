@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from pgrunbooks.advice.accesses import Write
 from pgrunbooks.advice.catalog import Catalog, Table
-from pgrunbooks.advice.scopes import Write
 from pgrunbooks.lab import Index
 
 # In the planner's units: going down a btree (cpu_operator_cost x 50 a level) and one page that becomes dirty. GIN

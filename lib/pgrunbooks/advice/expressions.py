@@ -1,0 +1,120 @@
+"""Pieces of SQL as trees and as text: what stands in them, and how they are written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from pglast import ast
+from pglast.keywords import COL_NAME_KEYWORDS, RESERVED_KEYWORDS, TYPE_FUNC_NAME_KEYWORDS
+from pglast.stream import RawStream
+
+_QUOTED_WORDS = RESERVED_KEYWORDS | COL_NAME_KEYWORDS | TYPE_FUNC_NAME_KEYWORDS
+_ADDED_CASTS = frozenset({"text", "regconfig", "varchar", "bpchar"})
+
+# A typed literal loses its quotes when pg_stat_statements replaces the constant: 'interval $1' is no SQL.
+_TYPED_PARAMETER = re.compile(
+    r"\b(interval|date|timestamptz|timestamp|time|timetz|inet|uuid|numeric|jsonb?)\s+(\$\d+)(?!\s*::)", re.IGNORECASE
+)
+
+
+def quoted(name: str) -> str:
+    """Return an identifier quoted as ``quote_ident`` does, and only then."""
+    plain = re.fullmatch(r"[a-z_][a-z0-9_]*", name) and name not in _QUOTED_WORDS
+    return name if plain else '"' + name.replace('"', '""') + '"'
+
+
+def repaired(text: str) -> str:
+    """Return a text of pg_stat_statements as SQL again: ``interval $1`` becomes ``$1::interval``."""
+    return _TYPED_PARAMETER.sub(r"\2::\1", text)
+
+
+def expression(node: Any) -> str:
+    """Return an expression in the words of one table, without the qualifiers of its columns."""
+    return str(RawStream()(_bare(node)))
+
+
+def plain_expression(node: Any) -> str:
+    """Return an expression as a statement would have it, without the casts that the server adds when it prints one."""
+    return str(RawStream()(_uncast(_bare(node))))
+
+
+def _uncast(node: Any) -> Any:
+    if isinstance(node, tuple):
+        return tuple(_uncast(item) for item in node)
+    if isinstance(node, ast.TypeCast):
+        type_name = node.typeName.names[-1].sval
+        if isinstance(node.arg, (ast.A_Const, ast.ColumnRef)) and type_name in _ADDED_CASTS:
+            return node.arg
+    if isinstance(node, ast.Node):
+        return type(node)(**{name: _uncast(getattr(node, name)) for name in node if getattr(node, name) is not None})
+    return node
+
+
+def identifiers(text: str) -> frozenset[str]:
+    """Return every identifier that stands in a piece of SQL."""
+    words = re.findall(r"'(?:[^']|'')*'|\"((?:[^\"]|\"\")*)\"|([A-Za-z_][A-Za-z0-9_$]*)", text)
+    return frozenset(name.replace('""', '"') or word.lower() for name, word in words if name or word)
+
+
+def nodes(node: Any) -> Iterator[Any]:
+    """Yield a node and all that is in it."""
+    if isinstance(node, tuple):
+        for item in node:
+            yield from nodes(item)
+    elif isinstance(node, ast.Node):
+        yield node
+        for name in node:
+            yield from nodes(getattr(node, name))
+
+
+def _bare(node: Any) -> Any:
+    if isinstance(node, tuple):
+        return tuple(_bare(item) for item in node)
+    if isinstance(node, ast.ColumnRef):
+        return ast.ColumnRef(fields=node.fields[-1:])
+    if isinstance(node, ast.Node):
+        return type(node)(**{name: _bare(getattr(node, name)) for name in node if getattr(node, name) is not None})
+    return node
+
+
+def is_fixed(node: Any) -> bool:
+    """Tell whether nothing but literals stands in an expression."""
+    allowed = (
+        ast.A_Const,
+        ast.String,
+        ast.Integer,
+        ast.Float,
+        ast.Boolean,
+        ast.TypeCast,
+        ast.TypeName,
+        ast.A_ArrayExpr,
+    )
+    return all(isinstance(it, allowed) for it in nodes(node))
+
+
+def plain_items(node: Any) -> Iterator[Any]:
+    """Yield what stands alone on one side of a comparison: the items of a list, without their casts."""
+    if isinstance(node, tuple):
+        for item in node:
+            yield from plain_items(item)
+    elif isinstance(node, ast.TypeCast):
+        yield from plain_items(node.arg)
+    elif isinstance(node, ast.A_ArrayExpr):
+        yield from plain_items(node.elements or ())
+    else:
+        yield node
+
+
+def literal_of(node: Any) -> str | None:
+    """Return the text of a literal, without its quotes and casts; None for anything else."""
+    while isinstance(node, ast.TypeCast):
+        node = node.arg
+    if isinstance(node, ast.A_Const) and not node.isnull:
+        value = node.val
+        text = getattr(value, "sval", None) or getattr(value, "fval", None)
+        if text is not None:
+            return str(text)
+        return str(value.ival) if isinstance(value, ast.Integer) else str(value.boolval).lower()
+    return None
