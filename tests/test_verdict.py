@@ -152,7 +152,7 @@ def test_a_statement_that_somebody_cancels_fails_its_check_alone(server):
 
 
 def test_a_check_goes_further_than_its_query_within_its_budget(server):
-    def deepen(session, rows, left_s):
+    def deepen(session, rows, limits, left_s):
         assert 0 < left_s <= 15
         return [{**row, **session.rows("select %(one)s + 1 as two", row)[0]} for row in rows]
 

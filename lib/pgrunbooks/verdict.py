@@ -303,13 +303,17 @@ class _Run:
         if sql not in self._measured:
             self._measured[sql] = [_masked(row, self.show_literals) for row in self._measure(check, sql)]
         rows = self._measured[sql]
+        limits = self.session.target.limits(check.code)
         if check.deepen:
-            rows = [_masked(row, self.show_literals) for row in check.deepen(self.session, rows, self._left_s())]
+            deeper = check.deepen(self.session, rows, limits, self._left_s())
+            if isinstance(deeper, Skip):
+                return [deeper]
+            rows = [_masked(row, self.show_literals) for row in deeper]
         self.rows[check.code] = rows
         standbys = self._standbys(sql) if check.asks_standbys else {}
         since = self._since() if check.since_snapshot else None
         context = Context(self.session.server, self.session.target, tuple(self.outcomes), since, standbys)
-        return check.judge(self.rows[check.code], self.session.target.limits(check.code), context)
+        return check.judge(rows, limits, context)
 
     def _measure(self, check: Check, sql: str) -> Iterator[Mapping[str, Any]]:
         if check.asks_pooler:

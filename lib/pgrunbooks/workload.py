@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import psycopg
+from psycopg import errors as pg
 from psycopg import sql
 
 from pgrunbooks.check import Skip
@@ -111,7 +112,10 @@ def read_workload(session: Session, *, min_calls: int = 1) -> Workload | Skip:
     """).format(
         time=sql.Identifier(time), view=sql.Identifier(schema, "pg_stat_statements"), hidden=sql.Literal(HIDDEN)
     )
-    rows = session.rows(query.as_string(session.connection))
+    try:
+        rows = session.rows(query.as_string(session.connection))
+    except pg.ObjectNotInPrerequisiteState:
+        return Skip("pg_stat_statements must stand in shared_preload_libraries, which takes a restart")
     left_out: dict[str, int] = {}
     statements = []
     for row in rows:

@@ -1,7 +1,7 @@
 import pytest
 
 from pgrunbooks.check import Skip, catalogue
-from pgrunbooks.checks.indexes.missing_index import judge, measure
+from pgrunbooks.checks.indexes.missing_index import deepen, judge
 
 LIMITS = catalogue()["missing-index"].limits()
 
@@ -44,6 +44,6 @@ def test_no_row_is_well(context):
 
 
 def test_without_the_extension_it_says_what_it_needs():
-    answer = measure(None, [], LIMITS)
+    answer = deepen(None, [], LIMITS, 1.0)
     assert isinstance(answer, Skip)
     assert answer.remedy == "create extension pg_stat_statements;"

@@ -199,7 +199,7 @@ def test_a_lock_that_comes_after_the_look_costs_its_lock_timeout_alone(server):
     with open_session(Target(name="t", dsn=server.url(), lock_timeout="50ms")) as session, Actors(server) as stage:
         rows = session.rows(check.sql_for(session.server.major))
         stage.enter("migration", "begin", "lock table shop.orders in access exclusive mode")
-        answers = deepen(session, rows, 60)
+        answers = deepen(session, rows, {}, 60)
     unchecked = {row["table"]: row["unchecked"] for row in answers if row["unchecked"]}
     assert unchecked == {"shop.orders": "locked by somebody else"}
 
@@ -210,7 +210,7 @@ def test_what_is_dropped_after_the_look_is_no_fault(server):
         dba.execute("create table shop.brief (id integer primary key)")
         rows = session.rows(check.sql_for(session.server.major))
         dba.execute("drop table shop.brief")
-        assert [row["name"] for row in deepen(session, rows, 60) if row["error"] or row["unchecked"]] == []
+        assert [row["name"] for row in deepen(session, rows, {}, 60) if row["error"] or row["unchecked"]] == []
 
 
 def test_the_grants_that_the_skip_names_are_enough(server, amcheck, watcher):
@@ -285,7 +285,7 @@ def test_what_the_budget_does_not_reach_is_said(server, slow_index):
 @pytest.mark.usefixtures("amcheck")
 def test_the_command_for_what_was_late_finds_what_the_check_would_have(server):
     with drills()[CODE].fault(server), open_session(Target(name="t", dsn=server.url())) as session:
-        rows = deepen(session, session.rows(check.sql_for(session.server.major)), 0)
+        rows = deepen(session, session.rows(check.sql_for(session.server.major)), {}, 0)
         assert {row["is_late"] for row in rows} == {True}
         (skip,) = judge(rows[-1:], {}, Context(session.server, session.target))
         program, *arguments = shlex.split(skip.remedy)

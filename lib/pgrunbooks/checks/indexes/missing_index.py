@@ -16,9 +16,10 @@ from pgrunbooks.session import Session
 from pgrunbooks.workload import WHERE
 
 SQL = {15: WHERE}
+BUDGET_S = 30.0
 
 
-def measure(session: Session, rows: Rows, limits: Limits) -> Rows | Skip:
+def deepen(session: Session, rows: Rows, limits: Limits, left_s: float) -> Rows | Skip:
     """Return a row for each index that pays, the one that saves most first; ``rows`` say where the statements are."""
     from pgrunbooks.advice import advise  # a parser and a server, for those who ask
 
@@ -81,7 +82,8 @@ check = Check(
     "missing-index",
     sql=SQL,
     judge=judge,
-    measure=measure,
+    deepen=deepen,
+    budget_s=BUDGET_S,
     docs=("https://www.postgresql.org/docs/current/indexes-examine.html",),
     runbook="index_analysis",
     sees_sessions=True,

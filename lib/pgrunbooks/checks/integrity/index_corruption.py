@@ -114,7 +114,7 @@ where c.oid = {oid}
 """)
 
 
-def deepen(session: Session, rows: Rows, left_s: float) -> Rows:
+def deepen(session: Session, rows: Rows, limits: Limits, left_s: float) -> Rows:
     """Ask amcheck about each relation within ``left_s`` seconds, and return the rows with what it said.
 
     New columns: ``error`` says what is wrong and ``details`` (texts) where, ``unchecked`` says why there is no answer,
