@@ -9,11 +9,11 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors as pg
@@ -28,6 +28,7 @@ from pgrunbooks.targets import SANDBOX, Target, load_target
 
 APPLICATION_NAME = "pgrunbooks"
 CONNECT_TIMEOUT_S = 5
+T = TypeVar("T")
 # A server enforces its own time-outs; one that is frozen or cut off does not, and is given up this long after them.
 _GRACE_S = 2.0
 
@@ -108,6 +109,8 @@ class Session:
         self._statements, self._seconds, self._begun_at = 0, 0.0, 0.0
         self._watchdog: threading.Timer | None = None
         self._gave_up = False
+        self._kept: dict[str, Any] = {}
+        self._closing = contextlib.ExitStack()
         self.server = self._look_at_server()
 
     def rows(
@@ -183,9 +186,19 @@ class Session:
         ):
             wire.shutdown(socket.SHUT_RDWR)
 
+    def keep(self, name: str, open_resource: Callable[[], contextlib.AbstractContextManager[T]]) -> T:
+        """Return what is costly to open, opened once for this session and closed with it."""
+        if name not in self._kept:
+            self._kept[name] = self._closing.enter_context(open_resource())
+        kept: T = self._kept[name]
+        return kept
+
     def close(self) -> None:
-        """Close the connection."""
-        self.connection.close()
+        """Close the connection, and whatever was kept for it."""
+        try:
+            self._closing.close()
+        finally:
+            self.connection.close()
 
     def __enter__(self) -> Session:
         return self

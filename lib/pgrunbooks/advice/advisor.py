@@ -134,6 +134,24 @@ def study(session: Session, workload: Workload) -> Iterator[Study | None]:
         yield Study(workload, catalog, costs, tuple(questions), writes, left_out)
 
 
+def kept_study(session: Session) -> Study | Skip | None:
+    """Return the study of what pg_stat_statements has, opened once for a session, since the lab takes a second.
+
+    None where no statement reads a table. Raises what ``study`` raises.
+    """
+    read = read_workload(session)
+    return read if isinstance(read, Skip) else session.keep("study", lambda: study(session, read))
+
+
+@contextmanager
+def _studied(session: Session, workload: Workload | None) -> Iterator[Study | Skip | None]:
+    if workload:
+        with study(session, workload) as it:
+            yield it
+    else:
+        yield kept_study(session)
+
+
 def advise(
     session: Session,
     *,
@@ -150,28 +168,34 @@ def advise(
     Raises LabError where there can be no lab, and psycopg's error where the server refuses to be read.
     """
     start = time.monotonic()
-    read = workload or read_workload(session, min_calls=min_calls)
-    if isinstance(read, Skip):
-        return read
-    with study(session, read) as it:
-        if not it:
-            return Advice((), (), 0, read, {}, time.monotonic() - start, True)
-        search = Search(it.questions, it.costs, it.write_share, time.monotonic() + seconds)
+    with _studied(session, workload) as it:
+        if isinstance(it, Skip):
+            return it
+        often = [question for question in it.questions if question.statement.calls >= min_calls] if it else []
+        if not it or not often:
+            return Advice((), (), 0, it.workload if it else Workload(()), {}, time.monotonic() - start, True)
+        whole = sum(question.weight for question in often)
+        questions = [replace(question, weight=question.weight / whole) for question in often]
+
+        def write_share(index: Index) -> float:
+            return it.write_share(index) / whole
+
+        search = Search(questions, it.costs, write_share, time.monotonic() + seconds)
         found = search.pruned(search.best(budget_bytes), gain)
-        proposals = [_proposal(index, found, search, it) for index in in_order(found.indexes)]
+        proposals = [_proposal(index, found, search, it, write_share(index)) for index in in_order(found.indexes)]
         proposals.sort(key=lambda each: (-each.gain, each.size_bytes, each.sql))
         return Advice(
             proposals=hypothetical.checked(session, proposals),
             path=tuple(search.path(found)),
             statements=search.looked_at,
-            workload=read,
+            workload=it.workload,
             left_out=it.left_out,
             seconds=time.monotonic() - start,
-            complete=found.complete and search.looked_at == len(it.questions),
+            complete=found.complete and search.looked_at == len(questions),
             refused=it.costs.refused,
             lost={
                 question.statement.text: tuple(sorted(question.parsed.lost))
-                for question in it.questions
+                for question in questions
                 if question.parsed.lost and not question.has_example
             },
         )
@@ -182,16 +206,21 @@ def what_if_dropped(
 ) -> tuple[Drop, ...] | Skip:
     """Return, for each index ('schema.index'), whether every statement of the workload does as well without it.
 
-    Raises LabError as ``advise`` does, and for an index on no table of the workload.
+    They are given up in this order, so that of two which stand in for each other one stays. An index on a table that no
+    statement reads is needed by none. Raises LabError as ``advise`` does.
     """
-    read = workload or read_workload(session)
-    if isinstance(read, Skip):
-        return read
-    with study(session, read) as it:
-        if not it:
-            return tuple(Drop(name) for name in names)
-        known = {index.name: index for table in it.catalog.tables.values() for index in table.indexes}
-        return drops.prove_drops(it.costs, it.questions, [known[name] for name in names if name in known])
+    with _studied(session, workload) as it:
+        if isinstance(it, Skip):
+            return it
+        tables = {name: table for name, table in it.catalog.tables.items() if name in it.costs.lab.tables} if it else {}
+        read = [index for table in tables.values() for index in table.indexes if index.name in names]
+        unread = [name for name in names if name not in {index.name for index in read}]
+        proved = (
+            drops.prove_drops(it.costs, it.questions, sorted(read, key=lambda index: names.index(index.name)))
+            if it
+            else ()
+        )
+        return (*proved, *(Drop(name) for name in unread))
 
 
 def index_columns(index: Index, catalog: Catalog) -> frozenset[str]:
@@ -295,7 +324,7 @@ def _writes(
     )
 
 
-def _proposal(index: Index, found: Found, search: Search, study: Study) -> Proposal:
+def _proposal(index: Index, found: Found, search: Search, study: Study, write_cost: float) -> Proposal:
     without = found.indexes - {index}
     helped = [it for it in (_helped(q, found.indexes, index, search.costs) for q in search.questions) if it]
     helped.sort(
@@ -304,7 +333,7 @@ def _proposal(index: Index, found: Found, search: Search, study: Study) -> Propo
     return Proposal(
         index=index,
         gain=search.cost(without) - search.cost(found.indexes),
-        write_cost=study.write_share(index),
+        write_cost=write_cost,
         size_bytes=search.costs.sizes[index],
         helped=tuple(helped),
         redundant=_redundant(index, found, study),
