@@ -197,3 +197,22 @@ class TestWaits:
     def test_says_that_nobody_was_active_or_nobody_could_ask(self):
         assert title(plots.waits([])) == "No session was active in the samples"
         assert title(plots.waits(None)) == "This could not be asked; the verdict says why"
+
+
+class TestBenefitCurve:
+    def rows(self, *costs):
+        return [
+            {"index": f"shop.idx_{number}", "workload_cost": cost, "workload_bytes": (number + 1) << 20}
+            for number, cost in enumerate(costs)
+        ]
+
+    def test_falls_with_each_index_and_claims_what_is_left(self):
+        axes = plots.benefit_curve(self.rows(0.4, 0.1))
+        assert title(axes) == "2 indexes leave 10% of the workload's cost, in 2 MB"
+        assert list(axes.lines[1].get_ydata()) == [100.0, 40.0, 10.0]
+        assert list(axes.lines[1].get_xdata()) == [0.0, 1.0, 2.0]
+        assert texts(axes) == ["shop.idx_0", "shop.idx_1"]
+
+    def test_says_that_nothing_pays_or_nobody_could_ask(self):
+        assert title(plots.benefit_curve([])) == "No new index would pay for itself"
+        assert title(plots.benefit_curve(None)) == "This could not be asked; the verdict says why"

@@ -28,6 +28,8 @@ Story: TypeAlias = tuple[Finding, list[Finding]]
 
 # The MIME type under which a notebook carries its findings.json: for runners, never shown.
 BUNDLE = "application/vnd.pgrunbooks.findings+json"
+# Files that a cell leaves for the record: {name: text}.
+FILES = "application/vnd.pgrunbooks.files+json"
 ROWS = 10  # of evidence shown; the rest is counted
 WIDTH = 120  # of a query before it is cut in the middle
 TABLE_ROWS, TABLE_WIDTH = 100, 400  # the same for a table in a notebook, which is asked for

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -29,7 +29,7 @@ from pgrunbooks.errors import IndexRefusedError, LabError
 from pgrunbooks.sandbox import Sandbox, server_major, server_programs, temporary_sandbox
 from pgrunbooks.session import Session
 
-_DATABASE, _ROLE = "lab", "lab"
+_DATABASE, _ROLE, _ADDED = "lab", "lab", "pgrunbooks_"
 _LOWEST_MAJOR = 18  # the first that can restore statistics
 _SERVER_SETTINGS = {
     "autovacuum": "off",  # it would truncate the sparse files
@@ -93,6 +93,21 @@ class Plan:
     rows: float
     tree: Mapping[str, Any]
     indexes: frozenset[str]
+
+    def outline(self) -> str:
+        """Return the plan in a line a node, without its conditions: they hold values, which may be personal data."""
+        return "\n".join(_outline(self.tree, 0))
+
+
+def _outline(tree: Mapping[str, Any], depth: int) -> Iterator[str]:
+    words = [tree["Node Type"]]
+    if "Index Name" in tree:
+        words.append("using the new index" if tree["Index Name"].startswith(_ADDED) else f"using {tree['Index Name']}")
+    if "Relation Name" in tree:
+        words.append(f"on {tree['Relation Name']}")
+    yield "  " * depth + " ".join(words) + f"  (cost {tree['Total Cost']:,.0f}, rows {tree['Plan Rows']:,.0f})"
+    for child in tree.get("Plans", ()):
+        yield from _outline(child, depth + 1)
 
 
 @dataclass(frozen=True)
@@ -268,7 +283,7 @@ class Lab:
         """
         if index.table not in self.tables:
             raise LabError(f"{index.table} is not in the lab: {self.left_out.get(index.table, 'it was not asked for')}")
-        handle = f"pgrunbooks_{next(self._numbers)}"
+        handle = f"{_ADDED}{next(self._numbers)}"
         heaps = self._tree(index.table)
         self._empty(heaps)
         try:

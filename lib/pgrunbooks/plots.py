@@ -254,6 +254,33 @@ def _weights(rows: Rows) -> Iterator[_Weight]:
         yield _Weight(name, number, _bytes(indexes), sum(heaps.values()))
 
 
+def benefit_curve(rows: Rows | None) -> Axes:
+    """Draw what is left of the workload's cost after each new index, over the bytes that the indexes take so far.
+
+    ``rows`` are those of the check missing-index, None where it could not be asked, in the order in which they save
+    most. Where the curve gets flat, further indexes cost more than they give.
+    """
+    if not rows:
+        return _nothing("No new index would pay for itself" if rows is not None else _NOT_ASKED)
+    axes = _axes(height=3.4)
+    last = rows[-1]
+    count_of = "One index leaves" if len(rows) == 1 else f"{len(rows)} indexes leave"
+    _claim(axes, f"{count_of} {last['workload_cost']:.0%} of the workload's cost, in {size(last['workload_bytes'])}")
+    unit, divisor = _unit(last["workload_bytes"])
+    xs = [0.0, *(row["workload_bytes"] / divisor for row in rows)]
+    ys = [100.0, *(row["workload_cost"] * 100 for row in rows)]
+    axes.step(xs, ys, where="post", color=QUIET, linewidth=1.2)
+    axes.plot(xs, ys, linestyle="none", marker="o", color=INDEX, markersize=5)
+    for row, x, y in list(zip(rows, xs[1:], ys[1:], strict=True))[:_MOST_LABELS]:
+        _label(axes, row["index"], (x, y), {"xytext": (7, 5), "ha": "left"}, is_named=False)
+    axes.set_ylim(0, 108)
+    axes.set_xlim(0, xs[-1] * 1.45)
+    axes.spines["left"].set_visible(True)
+    axes.set_xlabel(f"estimated size of the new indexes, {unit}", color=INK, fontsize=9)
+    axes.set_ylabel("cost of the workload, % of today's", color=INK, fontsize=9)
+    return axes
+
+
 def index_use(rows: Rows | None, findings: Iterable[Finding] = ()) -> Axes:
     """Draw the size of each index against its scans; what nobody scans stands in a lane of its own.
 

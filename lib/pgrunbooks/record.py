@@ -22,7 +22,7 @@ import nbformat
 from traitlets.config import Config
 
 from pgrunbooks.archive import STAMP, Record, check_incident, note_incident, records, with_first_seen, write_overview
-from pgrunbooks.display import BUNDLE
+from pgrunbooks.display import BUNDLE, FILES
 from pgrunbooks.errors import ConfigurationError
 from pgrunbooks.report import render_report
 from pgrunbooks.targets import Target, load_target, targets_file
@@ -115,6 +115,8 @@ def execute(
         document = with_first_seen(document, (it.document for it in records(out, target)))
         _write(aside / "notebook.ipynb", nbformat.writes(notebook))
         _write(aside / "findings.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        for file, text in _files(notebook).items():
+            _write(aside / file, text)
         if html:
             page = render_report(notebook, document, owner=the_target.owner, cost=_cost(notebook))
             _write(aside / "report.html", page)
@@ -224,9 +226,15 @@ def _document(
     return {**document, "parameters": dict(parameters)}
 
 
-def _bundles(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+def _bundles(notebook: nbformat.NotebookNode, kind: str = BUNDLE) -> list[nbformat.NotebookNode]:
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    return [output for output in outputs if BUNDLE in output.get("data", {})]
+    return [output for output in outputs if kind in output.get("data", {})]
+
+
+def _files(notebook: nbformat.NotebookNode) -> dict[str, str]:
+    """Return the SQL files that the cells left for the record, by name; a name that leads elsewhere is none."""
+    files = {name: text for output in _bundles(notebook, FILES) for name, text in output.data[FILES].items()}
+    return {name: text for name, text in files.items() if text and re.fullmatch(r"[a-z.]+\.sql", name)}
 
 
 def _cost(notebook: nbformat.NotebookNode) -> str | None:

@@ -15,6 +15,7 @@ from pgrunbooks.advice.costs import Costs, Question, in_order
 from pgrunbooks.advice.drops import Drop
 from pgrunbooks.advice.expressions import identifiers, repaired
 from pgrunbooks.advice.search import Found, Search
+from pgrunbooks.advice.statement import names_for
 from pgrunbooks.advice.writes import Writes, writes_of
 from pgrunbooks.check import Skip
 from pgrunbooks.errors import LabError
@@ -52,7 +53,8 @@ class Helped:
 class Proposal:
     """An index that pays for itself; ``gain`` and ``write_cost`` are shares of the workload's time.
 
-    ``redundant`` are indexes that are there and that this one replaces: proved to make no statement dearer.
+    ``name`` is 'schema.index', quoted and free. ``redundant`` are indexes that are there and that this one replaces:
+    proved to make no statement dearer.
     """
 
     index: Index
@@ -60,13 +62,14 @@ class Proposal:
     write_cost: float
     size_bytes: int
     helped: tuple[Helped, ...]
+    name: str
     redundant: tuple[str, ...] = ()
     confidence: str = "high"
 
     @property
     def sql(self) -> str:
         """Return the statement that creates the index without blocking writers."""
-        return f"{self.index.statement()};"
+        return f"{self.index.statement(self.name.rpartition('.')[2])};"
 
     @property
     def calls(self) -> int:
@@ -182,7 +185,8 @@ def advise(
 
         search = Search(questions, it.costs, write_share, time.monotonic() + seconds)
         found = search.pruned(search.best(budget_bytes), gain)
-        proposals = [_proposal(index, found, search, it, write_share(index)) for index in in_order(found.indexes)]
+        names = names_for(in_order(found.indexes), it.catalog.names)
+        proposals = [_proposal(index, name, found, search, it, write_share(index)) for index, name in names.items()]
         proposals.sort(key=lambda each: (-each.gain, each.size_bytes, each.sql))
         return Advice(
             proposals=hypothetical.checked(session, proposals),
@@ -324,7 +328,7 @@ def _writes(
     )
 
 
-def _proposal(index: Index, found: Found, search: Search, study: Study, write_cost: float) -> Proposal:
+def _proposal(index: Index, name: str, found: Found, search: Search, study: Study, write_cost: float) -> Proposal:
     without = found.indexes - {index}
     helped = [it for it in (_helped(q, found.indexes, index, search.costs) for q in search.questions) if it]
     helped.sort(
@@ -336,6 +340,7 @@ def _proposal(index: Index, found: Found, search: Search, study: Study, write_co
         write_cost=write_cost,
         size_bytes=search.costs.sizes[index],
         helped=tuple(helped),
+        name=name,
         redundant=_redundant(index, found, study),
         confidence="lower" if any(it.variant.generic for it in helped) else "high",
     )

@@ -12,7 +12,7 @@ from pglast import ast, parse_sql
 from pglast.parser import ParseError
 
 from pgrunbooks.advice.accesses import Found
-from pgrunbooks.advice.expressions import plain_expression, quoted
+from pgrunbooks.advice.expressions import plain_expression, quoted, unquoted
 from pgrunbooks.session import Session
 
 # A default collation of another provider than libc sorts as 'C' in one case only: locale C or POSIX.
@@ -182,6 +182,12 @@ class Catalog:
     relations: Sequence[Mapping[str, Any]]
     tables: Mapping[str, Table]
     extensions: frozenset[str]
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Return the names that are taken in any schema, without their quotes."""
+        indexes = (it.name for table in self.tables.values() for it in table.indexes)
+        return frozenset((*(row["name"] for row in self.relations), *(unquoted(name) for name in indexes)))
 
     @cached_property
     def _columns(self) -> Mapping[str, Sequence[str]]:

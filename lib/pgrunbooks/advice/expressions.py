@@ -25,6 +25,18 @@ def quoted(name: str) -> str:
     return name if plain else '"' + name.replace('"', '""') + '"'
 
 
+def split(name: str) -> tuple[str, str]:
+    """Return schema and name of 'schema.name', each still quoted as it was."""
+    schema, _, rest = re.fullmatch(r'("(?:[^"]|"")*"|[^."]+)(\.)(.+)', name, re.DOTALL).groups()  # type: ignore[union-attr]
+    return schema, rest
+
+
+def unquoted(name: str) -> str:
+    """Return the bare name of a relation that is written 'schema.name'."""
+    rest = split(name)[1]
+    return rest[1:-1].replace('""', '"') if rest.startswith('"') else rest
+
+
 def repaired(text: str) -> str:
     """Return a text of pg_stat_statements as SQL again: ``interval $1`` becomes ``$1::interval``."""
     return _TYPED_PARAMETER.sub(r"\2::\1", text)

@@ -6,17 +6,25 @@ there. An index is reported where it lowers the cost of the workload by 'gain', 
 taken off, and where the statements that it helps were called 'min_calls' times. Nothing is created in the database.
 """
 
+from __future__ import annotations
+
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows, Skip
+from pgrunbooks.checks._sessions import Row
 from pgrunbooks.errors import LabError
 from pgrunbooks.session import Session
 from pgrunbooks.workload import WHERE
 
+if TYPE_CHECKING:
+    from pgrunbooks.advice import Advice, Helped
+
 SQL = {15: WHERE}
 BUDGET_S = 30.0
+_EVIDENCE = ("queryid", "calls", "cost_before", "cost_after", "query")
 
 
 def deepen(session: Session, rows: Rows, limits: Limits, left_s: float) -> Rows | Skip:
@@ -31,9 +39,20 @@ def deepen(session: Session, rows: Rows, limits: Limits, left_s: float) -> Rows 
         return Skip(str(error))
     if isinstance(advice, Skip):
         return advice
-    return [
-        {
-            "table": it.index.table,
+    return list(_rows(advice))
+
+
+def _rows(advice: Advice) -> Iterator[Row]:
+    """Yield a row a proposal, in the order in which they save most; each knows what the workload costs from then on."""
+    by_index = {it.index: it for it in advice.proposals}
+    total_bytes = 0
+    for before, after in pairwise(advice.path):
+        (index,) = after.indexes - before.indexes
+        it = by_index[index]
+        total_bytes += it.size_bytes
+        yield {
+            "table": index.table,
+            "index": it.name,
             "statement": it.sql,
             "gain": it.gain,
             "write_cost": it.write_cost,
@@ -41,17 +60,22 @@ def deepen(session: Session, rows: Rows, limits: Limits, left_s: float) -> Rows 
             "calls": it.calls,
             "confidence": it.confidence,
             "replaces": list(it.redundant),
-            "query": "; ".join(helped.statement.text for helped in it.helped),
-            "cost_before": sum(helped.before for helped in it.helped),
-            "cost_after": sum(helped.after for helped in it.helped),
+            "workload_cost": after.cost,
+            "workload_bytes": total_bytes,
+            "helped": [_helped(each) for each in it.helped],
         }
-        for it in advice.proposals
-    ]
+
+
+def _helped(it: Helped) -> Row:
+    row = {"queryid": it.statement.queryid, "query": it.statement.text, "calls": it.statement.calls}
+    row |= {"cost_before": it.before, "cost_after": it.after}
+    row |= {"plan_before": it.plan_before.outline(), "plan_after": it.plan_after.outline()}
+    return {**row, "on_production": it.on_production}
 
 
 def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
     """Report each table on which at least one index pays."""
-    tables: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    tables: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row["gain"] >= limits["gain"] and row["calls"] >= limits["min_calls"]:
             tables[row["table"]].append(row)
@@ -64,16 +88,21 @@ def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
             title=f"{'An index' if len(paying) == 1 else f'{len(paying)} indexes'} on {table} would save "
             f"{gain:.0%} of the workload's cost",
             impact=f"{sum(row['calls'] for row in paying)} calls read more of {table} than they need.",
-            evidence=paying,
+            evidence=[
+                {"index": row["index"], **{name: each[name] for name in _EVIDENCE}}
+                for row in paying
+                for each in row["helped"]
+            ],
             remedies=[_create(row) for row in paying],
         )
 
 
-def _create(row: Mapping[str, Any]) -> Remedy:
+def _create(row: Row) -> Remedy:
     size = f"{row['size_bytes'] / 2**20:.0f} MB" if row["size_bytes"] >= 2**20 else f"{row['size_bytes'] // 1024} kB"
     return Remedy(
         f"Create it without blocking writers; about {size}, writes get {row['write_cost']:.1%} of the workload dearer",
         sql=row["statement"],
+        undo=f"drop index concurrently {row['index']};",
         locks=f"SHARE UPDATE EXCLUSIVE on {row['table']}; it waits for transactions that are open",
     )
 
