@@ -27,10 +27,11 @@ def checked(session: Session, proposals: Sequence[Proposal]) -> tuple[Proposal, 
     """Return the proposals with production's own costs beside the lab's; unchanged where HypoPG is not installed.
 
     Hypothetical indexes live in the memory of this one connection; nothing is written. HypoPG knows no GIN and no
-    GiST: a proposal with one of them stays without a second opinion.
+    GiST: a proposal with one of them stays without a second opinion. Planning may call functions that a statement
+    names, so a superuser's session asks for none, except on the sandbox.
     """
     where = session.rows(_SCHEMA)
-    if not where or not proposals:
+    if not where or not proposals or (session.server.superuser and session.sandbox is None):
         return tuple(proposals)
     schema = where[0]["schema"]
     variants = {it.variant for proposal in proposals for it in proposal.helped}
@@ -64,7 +65,7 @@ def _cost(session: Session, variant: Variant) -> float | None:
     """Return production's cost of a statement with the values that the lab used; None where it has no answer."""
     options = "format json, generic_plan" if variant.generic else "format json"
     try:
-        rows = session.rows(f"explain ({options}) {variant.text}")
+        rows = session.rows(f"explain ({options}) {variant.text}", one_statement=not variant.generic)
     except psycopg.Error:  # before 16 there is no generic plan to be had
         return None
     cost: float = rows[0]["QUERY PLAN"][0]["Plan"]["Total Cost"]
