@@ -188,6 +188,7 @@ def _run_papermill(
             kernel_name="python3",
             progress_bar=progress,
             log_output=False,
+            request_save_on_cell_execute=False,  # a record appears whole: nobody reads it half way
             execution_timeout=_CELL_TIMEOUT_S,
             cwd=str(Path.cwd()),
             config=_KERNEL,
