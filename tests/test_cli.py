@@ -100,7 +100,7 @@ def test_the_runner_gives_a_parameter_the_type_of_its_default(workspace, tmp_pat
     result = pgrunbooks("run", "troubleshooting", "--target", "prod", "-p", "show_literals", "true", "--no-html")
     assert result.returncode == 0
     document = json.loads((records(tmp_path)[0] / "findings.json").read_text())
-    assert document["parameters"] == {"target": "prod", "database": "", "show_literals": True}
+    assert document["parameters"] == {"target": "prod", "database": "", "sample_s": 0.5, "show_literals": True}
 
 
 @pytest.mark.parametrize(
