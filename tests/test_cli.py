@@ -200,6 +200,15 @@ def test_an_interrupt_leaves_nothing_half_written(workspace, tmp_path):
     assert list((tmp_path / "records" / "prod").iterdir()) == []
 
 
+def test_runs_at_the_same_moment_in_a_folder_that_takes_no_file_do_not_meet(workspace, tmp_path):
+    command = [sys.executable, "-m", "pgrunbooks", "--targets", str(tmp_path / "targets.yml"), "run", "troubleshooting"]
+    command += ["--target", "prod", "--out", str(tmp_path / "records"), "--no-html"]
+    runs = [subprocess.Popen(command, cwd="/proc", stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    told = [(run.communicate(timeout=90)[1], run.returncode) for run in runs]
+    assert told == [("", 0)] * 3
+    assert len(records(tmp_path)) == 3
+
+
 def test_plain_papermill_works_and_fails_where_the_database_cannot_be_judged(workspace, tmp_path, newest):
     workspace(gone={"dsn": "host=127.0.0.1 port=1 user=u dbname=d"})
     runbook = str(next(iter_runbook()))

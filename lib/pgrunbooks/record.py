@@ -29,10 +29,6 @@ from pgrunbooks.targets import Target, load_target, targets_file
 from pgrunbooks.verdict import not_judged, utc_now
 
 _CELL_TIMEOUT_S = 300
-# A socket that only its owner can read instead of a TCP port; and what the kernel's own log says at its end is no news.
-_KERNEL = Config(
-    {"KernelManager": {"transport": "ipc"}, "NotebookClient": {"extra_arguments": ["--IPKernelApp.log_level=50"]}}
-)
 
 
 @dataclass(frozen=True)
@@ -181,18 +177,19 @@ def _run_papermill(
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     problem = None
     try:
-        papermill.execute_notebook(
-            source,
-            output,
-            parameters=dict(parameters),
-            kernel_name="python3",
-            progress_bar=progress,
-            log_output=False,
-            request_save_on_cell_execute=False,  # a record appears whole: nobody reads it half way
-            execution_timeout=_CELL_TIMEOUT_S,
-            cwd=str(Path.cwd()),
-            config=_KERNEL,
-        )
+        with _kernel() as config:
+            papermill.execute_notebook(
+                source,
+                output,
+                parameters=dict(parameters),
+                kernel_name="python3",
+                progress_bar=progress,
+                log_output=False,
+                request_save_on_cell_execute=False,  # a record appears whole: nobody reads it half way
+                execution_timeout=_CELL_TIMEOUT_S,
+                cwd=str(Path.cwd()),
+                config=config,
+            )
     except papermill.PapermillExecutionError as error:
         problem = f"{error.ename}: {error.evalue}".splitlines()[0]
         if error.ename.endswith(("ConnectError", "ConnectionLostError")):
@@ -206,6 +203,19 @@ def _run_papermill(
         if key in notebook.metadata.get("papermill", {}):
             notebook.metadata.papermill[key] = Path(notebook.metadata.papermill[key]).name
     return notebook, problem
+
+
+@contextlib.contextmanager
+def _kernel() -> Iterator[Config]:
+    """Yield the settings of a kernel on sockets that only its owner can read, instead of TCP ports.
+
+    They lie in a folder of the run's own: by default they lie in the current directory under fixed names, where two
+    runs at the same minute take each other's, and where a scheduler's directory may not be written to at all. What the
+    kernel's own log says at its end is no news.
+    """
+    with tempfile.TemporaryDirectory(prefix="pgrunbooks-") as folder:
+        manager = {"transport": "ipc", "ip": str(Path(folder) / "kernel")}
+        yield Config({"KernelManager": manager, "NotebookClient": {"extra_arguments": ["--IPKernelApp.log_level=50"]}})
 
 
 def _document(
