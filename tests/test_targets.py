@@ -4,7 +4,7 @@ import re
 import pytest
 
 from pgrunbooks.errors import ConfigurationError
-from pgrunbooks.targets import load_schedule, load_target, target_names, targets_file
+from pgrunbooks.targets import load_schedule, load_target, target_names, targets_file, variables
 
 
 @pytest.fixture
@@ -138,6 +138,60 @@ def test_a_password_that_is_not_percent_encoded_is_refused_and_not_echoed(dsn, k
 def test_an_at_sign_where_it_may_stand_is_no_mistake(dsn, write):
     write(f'targets: {{prod: {{dsn: "{dsn}"}}}}')
     assert load_target("prod").dsn == dsn
+
+
+@pytest.mark.parametrize(
+    ("cron", "words"),
+    [
+        ("0 6 * *", "needs minute, hour, day of month, month and day of week"),
+        ("0 0 6 * * 1", "needs minute, hour"),
+        ("@daily", "needs minute, hour"),
+        ("0 6 L * *", "needs minute, hour"),
+        ("0 6 * * 5#2", "needs minute, hour"),
+        ("5/15 * * * *", "needs minute, hour"),
+        ("0 6 * * $(reboot)", "needs minute, hour"),
+        ("60 6 * * *", "Bad minute"),
+        ("*/0 6 * * *", "Bad minute"),
+        ("0 18-6 * * *", "Bad hour"),
+        ("0 6 * foo *", "Bad month"),
+        ("0 6 31 2 *", "Bad day-of-month"),
+        ("0 6 */2 * 1", "schedulers do not agree"),
+        ("0 6 1 * */2", "schedulers do not agree"),
+    ],
+)
+def test_a_cron_expression_that_not_every_scheduler_takes_is_refused(cron, words, write):
+    write(f'{{targets: {{}}, schedule: [{{runbook: x, targets: [sandbox], cron: "{cron}"}}]}}')
+    with pytest.raises(ConfigurationError) as caught:
+        load_schedule()
+    assert "targets.yml: schedule.0.cron: " in str(caught.value)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "cron", ["0 6 * * 1", " */5  8-18/2 1,15 jan-mar mon,FRI ", "0 0 */10 * *", "0 0 29 2 *", "0 0 * * 7"]
+)
+def test_a_cron_expression_may_have_lists_ranges_steps_and_names(cron, write):
+    write(f'{{targets: {{}}, schedule: [{{runbook: x, targets: [sandbox], cron: "{cron}"}}]}}')
+    assert load_schedule()[0].cron == " ".join(cron.split())
+
+
+def test_a_schedule_names_known_targets_and_its_urls_are_not_shown(write):
+    entry = "{runbook: x, targets: [gone], cron: '0 6 * * 1', notify: ['json://s3cret@h']}"
+    write(f"{{targets: {{}}, schedule: [{entry}]}}")
+    with pytest.raises(ConfigurationError, match=r"schedule\.0\.targets: unknown target 'gone'"):
+        load_schedule()
+    write(f"{{targets: {{gone: {{dsn: ''}}}}, schedule: [{entry}]}}")
+    assert "s3cret" not in repr(load_schedule())
+
+
+def test_the_variables_of_a_scheduled_run_are_those_of_its_target_and_its_urls(write):
+    write("""
+defaults: {pooler: "password=${POOL}"}
+targets: {prod: {dsn: "password=${PW} user=${ME}"}, other: {dsn: "password=${OTHER}"}}
+schedule: [{runbook: x, targets: [prod], cron: "0 6 * * 1", notify: ["slack://${TOKEN}"]}]
+""")
+    assert variables(load_schedule()[0], "prod") == ["ME", "POOL", "PW", "TOKEN"]
 
 
 def test_the_file_is_found_from_the_current_directory_upwards(write, tmp_path, monkeypatch):

@@ -23,6 +23,9 @@ from pgrunbooks.sandbox import default_sandbox
 SANDBOX = "sandbox"
 M = TypeVar("M", bound="_Model")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
+# One field of a cron expression in what every scheduler understands: names of three letters, a step after * or a range.
+_TERM = r"(?:\d+|[a-z]{3})(?:-(?:\d+|[a-z]{3})(?:/\d+)?)?"
+_CRON_FIELD = re.compile(rf"\*(?:/\d+)?|{_TERM}(?:,{_TERM})*", re.IGNORECASE)
 
 Duration = Annotated[float, BeforeValidator(lambda value: units.parse(value, "duration"))]
 Bytes = Annotated[float, BeforeValidator(lambda value: units.parse(value, "bytes"))]
@@ -98,7 +101,32 @@ class Schedule(_Model):
     runbook: str
     targets: tuple[str, ...]
     cron: str
-    notify: tuple[str, ...] = Field(default=(), repr=False)
+    notify: tuple[str, ...] = Field(default=(), repr=False, description="URLs as Apprise writes them; ${VAR} as in dsn")
+
+    @field_validator("cron")
+    @classmethod
+    def _cron_means_the_same_everywhere(cls, cron: str) -> str:
+        """Refuse what is no cron expression, what never comes, and what schedulers read in different ways."""
+        from cronsim import CronSim, CronSimError
+
+        fields = cron.split()
+        if len(fields) != 5 or not all(map(_CRON_FIELD.fullmatch, fields)):
+            raise ValueError(
+                f"needs minute, hour, day of month, month and day of week, such as '0 6 * * 1', got {cron!r}"
+            )
+        days = [fields[2], fields[4]]
+        if "*" not in days and any(field.startswith("*") for field in days):
+            raise ValueError(
+                f"{cron!r}: where day of month and day of week are both given, schedulers do not agree on a step after "
+                "*; write the days out"
+            )
+        try:
+            next(CronSim(cron, datetime.datetime(2000, 1, 1)))
+        except CronSimError as error:
+            raise ValueError(f"{cron!r}: {error}") from None
+        except StopIteration:
+            raise ValueError(f"{cron!r}: this time never comes") from None
+        return " ".join(fields)
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -158,7 +186,7 @@ def load_target(name: str) -> Target:
     settings = {**content["defaults"], **own, **(drill["settings"] if drill else {}), **entry}
     for setting in ("dsn", "pooler"):
         if isinstance(settings.get(setting), str):
-            settings[setting] = _expand(settings[setting], f"{path}: {key}.{setting}")
+            settings[setting] = expand(settings[setting], f"{path}: {key}.{setting}")
             _check_conninfo(settings[setting], f"{path}: {key}.{setting}")
     target = _validate(Target, {"name": name, **settings}, f"{path}: {key}")
     for standby in target.standbys:
@@ -170,8 +198,23 @@ def load_target(name: str) -> Target:
 def load_schedule() -> list[Schedule]:
     """Return the schedule of the targets file in force; empty where there is none."""
     path = targets_file()
-    lines = _read(path).get("schedule", []) if path else []
-    return [_validate(Schedule, line, f"{path}: schedule.{index}") for index, line in enumerate(lines)]
+    content = _read(path) if path else {"targets": {}, "schedule": []}
+    entries = []
+    for index, line in enumerate(content["schedule"]):
+        entries.append(_validate(Schedule, line, f"{path}: schedule.{index}"))
+        for name in entries[-1].targets:
+            if name not in (*content["targets"], SANDBOX):
+                raise ConfigurationError(f"{path}: schedule.{index}.targets: unknown target {name!r}")
+    return entries
+
+
+def variables(entry: Schedule, target: str) -> list[str]:
+    """Return the names of the environment variables that a run of a schedule's entry on that target needs."""
+    path = targets_file()
+    content = _read(path) if path else {"targets": {}, "defaults": {}}
+    settings = {**content["defaults"], **(content["targets"].get(target) or {})}
+    texts = [str(settings.get("dsn", "")), str(settings.get("pooler", "")), *entry.notify]
+    return sorted({name for text in texts for name in _VARIABLE.findall(text)})
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -201,7 +244,9 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _expand(text: str, where: str) -> str:
+def expand(text: str, where: str) -> str:
+    """Return ``text`` with every ${VAR} replaced; raises ConfigurationError, which begins with ``where``, for none."""
+
     def value(match: re.Match[str]) -> str:
         if match[1] not in os.environ:
             raise ConfigurationError(f"{where}: the environment variable {match[1]} is not set")
