@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from pgrunbooks import schedule
 from pgrunbooks.record import runbooks
 from pgrunbooks.refresh import checks_page
 from pgrunbooks.targets import load_target
@@ -38,10 +39,13 @@ def test_the_example_of_a_targets_file_is_valid(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PGPASSWORD", "x")
     assert load_target("prod").limits("idle-in-transaction")["warning"] == 600
+    assert [line.title for line in schedule.lines()] == ["growth_report on prod"]
 
 
 def test_every_command_runs_in_the_order_of_the_page(tmp_path, newest):
-    (tmp_path / "targets.yml").write_text(json.dumps({"targets": {"prod": {"dsn": newest.url()}}}))
+    weekly = {"runbook": "growth_report", "targets": ["prod"], "cron": "0 6 * * 1"}
+    content = {"targets": {"prod": {"dsn": newest.url()}}, "schedule": [weekly]}
+    (tmp_path / "targets.yml").write_text(json.dumps(content))
     (tmp_path / "runbooks").symlink_to(ROOT / "runbooks")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     commands = [command for command in COMMANDS if command not in MAKE]

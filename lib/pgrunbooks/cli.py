@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +20,9 @@ from pgrunbooks import units
 from pgrunbooks import verdict as verdicts
 from pgrunbooks.check import registry
 from pgrunbooks.errors import ConfigurationError, RunbookError
+
+if TYPE_CHECKING:
+    from pgrunbooks.archive import Record
 
 USAGE = ConfigurationError.exit_status
 
@@ -169,6 +173,7 @@ def list_command(checks: bool) -> None:
 @click.option("--incident", metavar="ID", help="Add the run to the timeline of this incident.")
 @click.option("--no-html", is_flag=True, help="Leave report.html out.")
 @click.option("--exit-zero", is_flag=True, help="Exit 0 for warning and critical; 3 and 64 stay.")
+@click.option("--scheduled", is_flag=True, help="Notify as the schedule says; end where such a run is under way.")
 def run_command(
     runbook: str,
     target: str,
@@ -178,21 +183,45 @@ def run_command(
     incident: str | None,
     no_html: bool,
     exit_zero: bool,
+    scheduled: bool,
 ) -> int:
     """Execute RUNBOOK through papermill and write a record of the run."""
     from pgrunbooks.record import execute
 
-    record = execute(
-        runbook,
-        target,
-        database=database,
-        given=dict(parameters),
-        out=out,
-        incident=incident,
-        html=not no_html,
-        progress=sys.stderr.isatty(),
-    )
-    return report(record, exit_zero=exit_zero)
+    def run() -> Record:
+        return execute(
+            runbook,
+            target,
+            database=database,
+            given=dict(parameters),
+            out=out,
+            incident=incident,
+            html=not no_html,
+            progress=sys.stderr.isatty(),
+        )
+
+    if scheduled:
+        return _scheduled(run, runbook, target, out, exit_zero=exit_zero)
+    return report(run(), exit_zero=exit_zero)
+
+
+def _scheduled(run: Callable[[], Record], runbook: str, target: str, out: Path, *, exit_zero: bool) -> int:
+    """Run what the schedule has, alone, and notify whom it names."""
+    from pgrunbooks import archive, notify, schedule
+    from pgrunbooks.display import when
+
+    line = schedule.find(runbook, target)
+    with schedule.alone(out, line) as under_way_since:
+        if under_way_since:
+            since = when(under_way_since.isoformat())
+            click.echo(f"pgrunbooks: a run of {line.title} is under way since {since}; this one ends", err=True)
+            return 0
+        earlier = [it.document for it in archive.records(out, target) if it.document["runbook"] == runbook]
+        record = run()
+        status = report(record, exit_zero=exit_zero)
+        for problem in notify.notify(line, record, earlier):
+            click.echo(f"pgrunbooks: {problem}", err=True)
+    return status
 
 
 def report(record: Any, *, exit_zero: bool) -> int:
@@ -219,6 +248,24 @@ def records(out: Path, age: str | None) -> None:
             raise ConfigurationError(f"--prune: {error}") from None
         click.echo(f"{prune(out, seconds, verdicts.utc_now())} records removed", err=True)
     click.echo(write_overview(out))
+
+
+@main.command("schedule")
+@click.option(
+    "--format",
+    "name",
+    type=click.Choice(["cron", "systemd", "kubernetes", "airflow"]),
+    default="cron",
+    show_default=True,
+    help="The scheduler that shall read it.",
+)
+@out_option
+def schedule_command(name: str, out: Path) -> None:
+    """Print the schedule of the targets file as a scheduler reads it; installs nothing."""
+    from pgrunbooks import schedule
+
+    place = schedule.here(out)
+    click.echo(schedule.FORMATS[name](schedule.lines(), place), nl=False)
 
 
 @main.command()
