@@ -11,6 +11,7 @@ since there is no index to probe. The planner is that of PostgreSQL 18 for a ser
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,10 @@ from psycopg.rows import dict_row
 
 from pgrunbooks import blueprint, index_size, storage
 from pgrunbooks.blueprint import Blueprint, Entry
+from pgrunbooks.checks import _btree as btree
+from pgrunbooks.checks import _layout as layout
 from pgrunbooks.errors import IndexRefusedError, LabError
+from pgrunbooks.expression_statistics import give_statistics
 from pgrunbooks.sandbox import Sandbox, server_major, server_programs, temporary_sandbox
 from pgrunbooks.session import Session
 
@@ -46,6 +50,8 @@ _SERVER_SETTINGS = {
     "shared_preload_libraries": "",
     "wal_level": "replica",  # at 'minimal' a commit reads new files into the shared buffers
 }
+_FILLFACTOR = 0.9  # of a btree, unless CREATE INDEX is told another one
+_UNKNOWN_WIDTH = 32  # bytes that the planner takes where nobody analyzed
 _PARAMETER = re.compile(r"\$\d")
 # Nothing that a plan depends on, and some of it would reach out of the lab.
 _NOT_RESTORED = frozenset(
@@ -165,52 +171,43 @@ join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
 order by c.oid
 """
 
-# CREATE INDEX deduplicates where equal values are equal bytes, keys are not unique, and no column is only included.
-_INDEX = """
+# The keys of an added index, and what statistics know of them.
+_INDEX = f"""
+with indexes as materialized (
+    select
+        i.indexrelid, i.indrelid, i.indkey, i.indclass, i.indcollation, i.indnatts, i.indnkeyatts, i.indisunique,
+        i.indpred, x.relname, t.relname as table_name, t.reltuples, n.nspname, m.amname
+    from pg_catalog.pg_index as i
+    join pg_catalog.pg_class as x on x.oid = i.indexrelid
+    join pg_catalog.pg_am as m on m.oid = x.relam
+    join pg_catalog.pg_class as t on t.oid = i.indrelid
+    join pg_catalog.pg_namespace as n on n.oid = t.relnamespace
+    where i.indexrelid = %(oid)s
+)
 select
-    pg_catalog.format('%%I.%%I', n.nspname, t.relname) as table,
+    pg_catalog.format('%%I.%%I', i.nspname, i.table_name) as table,
+    i.reltuples::float8 as table_rows,
     pg_catalog.pg_get_expr(i.indpred, i.indrelid) as predicate,
     array(
         select pg_catalog.pg_get_indexdef(i.indexrelid, k, false)
         from pg_catalog.generate_series(1, i.indnatts) as k
     ) as keys,
-    m.amname as method,
-    a.fixed_bytes,
-    a.aligned_bytes,
-    1.0::float8 as items,
-    m.amname = 'btree' and i.indnkeyatts = i.indnatts and not i.indisunique
-    and not exists (
-        select
-        from pg_catalog.pg_index as u
-        where u.indrelid = i.indrelid and u.indisunique and u.indisvalid and u.indpred is null
-            and 0 <> all(u.indkey) and u.indkey::int2[] <@ i.indkey::int2[]
-    )
-    and not exists (
-        select
-        from unnest(i.indclass) as o (oid)
-        join pg_catalog.pg_opclass as c on c.oid = o.oid
-        left join pg_catalog.pg_amproc as p
-            on p.amprocfamily = c.opcfamily and p.amproclefttype = c.opcintype
-            and p.amprocrighttype = c.opcintype and p.amprocnum = 4
-        where p.oid is null
-    ) as may_deduplicate
-from pg_catalog.pg_index as i
-join pg_catalog.pg_class as x on x.oid = i.indexrelid
-join pg_catalog.pg_am as m on m.oid = x.relam
-join pg_catalog.pg_class as t on t.oid = i.indrelid
-join pg_catalog.pg_namespace as n on n.oid = t.relnamespace
-cross join lateral (
-    select
-        coalesce(sum(a.attlen) filter (where a.attlen > 0), 0)::int8 as fixed_bytes,
-        coalesce(sum(case a.attalign
-            when 'd' then (a.attlen + 7) / 8 * 8
-            when 'i' then (a.attlen + 3) / 4 * 4
-            else a.attlen
-        end) filter (where a.attlen > 0), 0)::int8 as aligned_bytes
-    from pg_catalog.pg_attribute as a
-    where a.attrelid = i.indexrelid
-) as a
-where i.indexrelid = %(oid)s
+    i.amname as method,
+    {storage.BLOCK} as page_bytes,
+    {_FILLFACTOR}::float8 as fillfactor,
+    i.indpred is not null as is_partial,
+    i.indnkeyatts::int as key_columns,
+    not i.indisunique and i.indnkeyatts = i.indnatts and k.is_equal_image as deduplicates,
+    k.widths,
+    k.null_shares,
+    k.alignments,
+    k.lengths,
+    k.narrowest,
+    k.widest,
+    k.distinct_values,
+    k.common_shares
+from indexes as i
+{btree.KEYS}
 """
 
 # Widths of the keys of all btrees, as far as statistics tell.
@@ -457,31 +454,43 @@ class Lab:
 
     def _give_size(self, row: Mapping[str, Any]) -> int:
         """Give an added index the files and counts that it would have, and return its bytes."""
+        give_statistics(self._owner, self._planner, row["oid"])
         facts = self._rows(_INDEX, {"oid": row["oid"]})[0]
         source = f"from only {facts['table']}" + (f" where {facts['predicate']}" if facts["predicate"] else "")
-        keys = facts["keys"]
-        plan = self.explain(f"select {', '.join(keys)} {source}")
-        groups = self.explain(f"select {source} group by {', '.join(keys)}").rows if facts["may_deduplicate"] else None
-        contents = index_size.Contents(
-            rows=plan.rows,
-            groups=groups or plan.rows,
-            width=_key_width(plan.tree["Plan Width"], facts["fixed_bytes"], facts["aligned_bytes"]),
-            deduplicates=facts["may_deduplicate"],
-            items=facts["items"],
-            heap_pages=self._real_pages.get(facts["table"], 0),
-        )
-        pages = index_size.pages(facts["method"], contents)
+        rows = self.explain(f"select {source}").rows
+        known = _without_gaps(facts, rows)
+        width = math.ceil(layout.laid_out(known, nulls=False)[0])
+        if facts["method"] == "btree":
+            pages = math.ceil(btree.needed_bytes(known) / storage.BLOCK)
+        else:
+            groups = self.explain(f"select {source} group by {', '.join(facts['keys'])}").rows
+            heap_pages = self._real_pages.get(facts["table"], 0)
+            pages = index_size.pages(facts["method"], index_size.Contents(rows, groups, width, heap_pages))
         path = self._sandbox.data / row["path"]
         storage.resize(path, pages)
         if facts["method"] == "btree":
-            storage.write_height(path, index_size.height(pages, contents.width))
-        _set_statistics(self._owner, row["oid"], pages, plan.rows, 0)
+            storage.write_height(path, index_size.height(pages, width))
+        _set_statistics(self._owner, row["oid"], pages, rows, 0)
         return pages * storage.BLOCK
 
 
-def _key_width(planned: int, fixed: int, aligned: int) -> int:
-    """Return the bytes of a key: the planner's width, and the gaps that the alignment of fixed columns makes."""
-    return planned + aligned - fixed
+def _without_gaps(facts: Mapping[str, Any], rows: float) -> dict[str, Any]:
+    """Return what is known of an index with that many rows; where that is nothing, what makes it rather too large.
+
+    A partial index may leave out the nulls of its keys, or nothing else: it is taken to have as few as can be.
+    """
+    widths = zip(facts["widths"], facts["lengths"], strict=True)
+    present = [facts["table_rows"] * (1 - (share or 0)) for share in facts["null_shares"]]
+    return {
+        **facts,
+        "rows": rows,
+        "widths": [it if it is not None else length if length > 0 else _UNKNOWN_WIDTH for it, length in widths],
+        "distinct_values": [-1.0 if it is None else it for it in facts["distinct_values"]],
+        "null_shares": [
+            (max(1 - it / rows, 0.0) if rows else 0.0) if facts["is_partial"] else share or 0.0
+            for it, share in zip(present, facts["null_shares"], strict=True)
+        ],
+    }
 
 
 def open_lab(session: Session, tables: Collection[str]) -> Lab:
@@ -607,7 +616,9 @@ def _give_sizes(plan: Blueprint, sandbox: Sandbox, owner: psycopg.Connection) ->
 
 def _apply_settings(plan: Blueprint, tables: Collection[str], planner: psycopg.Connection) -> None:
     known = {row[0] for row in planner.execute("select name from pg_catalog.pg_settings").fetchall()}
-    for name, value in plan.settings.items():
+    # An older planner that lacks such a setting does without what it switches.
+    newer = {name: "off" for name in known if name.startswith("enable_") and name not in plan.settings}
+    for name, value in {**newer, **plan.settings}.items():
         if name in known and name != "search_path":
             with contextlib.suppress(psycopg.Error):
                 planner.execute("select pg_catalog.set_config(%s, %s, false)", [name, value])

@@ -14,6 +14,69 @@ from pgrunbooks.checks._layout import ITEM, aligned, laid_out
 
 Row = Mapping[str, Any]
 
+# What statistics know of the keys of an index ``i``, one value a column: the second half of a query.
+# OFFSET 0 has the rows of pg_stats looked up one by one; joined, they are compared each with each.
+KEYS = """
+cross join lateral (
+    select
+        pg_catalog.array_agg(s.avg_width order by p.position) as widths,
+        pg_catalog.array_agg(s.null_frac::float8 order by p.position) as null_shares,
+        pg_catalog.array_agg(a.attalign::text order by p.position) as alignments,
+        pg_catalog.array_agg(a.attlen::int order by p.position) as lengths,
+        pg_catalog.array_agg(w.narrowest order by p.position) as narrowest,
+        pg_catalog.array_agg(w.widest order by p.position) as widest,
+        pg_catalog.array_agg(s.n_distinct::float8 order by p.position)
+            filter (where p.position <= i.indnkeyatts) as distinct_values,
+        case when i.indnatts = 1 then pg_catalog.max(s.most_common_freqs::float8[]) end as common_shares,
+        pg_catalog.bool_or(s.attname is null) as is_unknown,
+        pg_catalog.bool_or(p.attnum = 0) as has_expression,
+        pg_catalog.bool_or(a.attlen = -2) as is_of_unknown_width,
+        pg_catalog.bool_and(pg_catalog.has_column_privilege(f.relation, f.attnum, 'select')) as is_readable,
+        pg_catalog.bool_and(p.opclass is null or exists (
+            select
+            from pg_catalog.pg_opclass as o
+            join pg_catalog.pg_amproc as e
+                on e.amprocfamily = o.opcfamily and e.amproclefttype = o.opcintype
+                and e.amprocrighttype = o.opcintype and e.amprocnum = 4
+            join pg_catalog.pg_proc as q on q.oid = e.amproc
+            left join pg_catalog.pg_collation as l on l.oid = p.collation_oid
+            where o.oid = p.opclass
+                and (q.proname = 'btequalimage' or (q.proname = 'btvarstrequalimage' and l.collisdeterministic))
+        )) as is_equal_image
+    from rows from (
+        pg_catalog.unnest(i.indkey::int2[]), pg_catalog.unnest(i.indclass::oid[]),
+        pg_catalog.unnest(i.indcollation::oid[])
+    ) with ordinality as p (attnum, opclass, collation_oid, position)
+    join pg_catalog.pg_attribute as a on a.attrelid = i.indexrelid and a.attnum = p.position
+    cross join lateral (
+        select
+            case when p.attnum = 0 then i.indexrelid else i.indrelid end as relation,
+            case when p.attnum = 0 then a.attnum else p.attnum end as attnum,
+            case when p.attnum = 0 then i.relname else i.table_name end as relname
+    ) as f
+    join pg_catalog.pg_attribute as v on v.attrelid = f.relation and v.attnum = f.attnum
+    left join lateral (
+        select x.attname, x.avg_width, x.null_frac, x.n_distinct, x.most_common_freqs, x.most_common_vals,
+            x.histogram_bounds
+        from pg_catalog.pg_stats as x
+        where x.schemaname = i.nspname and x.tablename = f.relname and x.attname = v.attname and not x.inherited
+        offset 0
+    ) as s on true
+    left join pg_catalog.pg_type as t on t.oid = a.atttypid
+    cross join lateral (
+        select pg_catalog.min(b.bytes) as narrowest, pg_catalog.max(b.bytes) as widest
+        from (
+            select case
+                when t.typcategory = 'S' then pg_catalog.octet_length(u.value) + 1
+                else pg_catalog.pg_column_size(u.value::numeric) - 3
+            end as bytes
+            from pg_catalog.unnest(s.most_common_vals::text::text[] || s.histogram_bounds::text::text[]) as u (value)
+            where a.attlen = -1 and (t.typcategory = 'S' or a.atttypid = 'pg_catalog.numeric'::regtype)
+        ) as b
+    ) as w
+) as k
+"""
+
 # itup.h, nbtree.h, nbtsort.c and nbtdedup.c, alike from 13 to 18
 HEADER, HEADER_WITH_NULLS, ROW = 8, 16, 6
 OVERHEAD = 24 + 16 + ITEM  # a page's header, the btree's own part of it, and the place of its high key
@@ -24,7 +87,7 @@ NORMAL = (-1.53, -0.89, -0.49, -0.16, 0.16, 0.49, 0.89, 1.53)  # the middle of e
 
 
 def needed_bytes(row: Row) -> float:
-    """Return the bytes that a new build of a btree would take, from a row of index-bloat."""
+    """Return the bytes that a new build of a btree would take, from a row that has what ``KEYS`` says of its keys."""
     page, leaves = row["page_bytes"], max(ceil(_leaf_pages(row)), 1)
     pages = 1 + leaves  # the first is the metapage
     keys = {name: row[name][: row["key_columns"]] for name in ("widths", "null_shares", "alignments", "lengths")}
