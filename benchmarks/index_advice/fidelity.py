@@ -1,12 +1,14 @@
 """How true the what-if lab is: its plans, costs and index sizes beside those of a server that holds the data.
 
-    python benchmarks/index_advice/fidelity.py TPCH_FOLDER [PROGRAMS ...]
+    python benchmarks/index_advice/fidelity.py [PROGRAMS ...]
 
 Each workload is explained twice on the real server: as it is, and after the indexes of a list were really built there.
-The lab is opened before that and gets the same indexes as what-if. TPCH_FOLDER is made by tpch.py; PROGRAMS are the bin
-folders of further servers, beside the embedded one. Nothing is tuned for these workloads.
+The lab is opened before that and gets the same indexes as what-if. PROGRAMS are the bin folders of further servers,
+beside the embedded one. It writes benchmarks/results/fidelity.md. Nothing is tuned for these workloads.
 """
 
+import datetime
+import os
 import statistics
 import sys
 import time
@@ -16,30 +18,37 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import tpch
 
-from pgrunbooks.errors import LabError
 from pgrunbooks.lab import Index, Lab, open_lab
 from pgrunbooks.sandbox import Sandbox, temporary_sandbox
 from pgrunbooks.session import open_session
 from pgrunbooks.targets import Target
 
-TPCH = """
-create table region (r_regionkey int primary key, r_name char(25), r_comment varchar(152));
-create table nation (n_nationkey int primary key, n_name char(25), n_regionkey int, n_comment varchar(152));
-create table customer (c_custkey int primary key, c_name varchar(25), c_address varchar(40), c_nationkey int,
-    c_phone char(15), c_acctbal numeric(15,2), c_mktsegment char(10), c_comment varchar(117));
-create table supplier (s_suppkey int primary key, s_name char(25), s_address varchar(40), s_nationkey int,
-    s_phone char(15), s_acctbal numeric(15,2), s_comment varchar(101));
-create table part (p_partkey int primary key, p_name varchar(55), p_mfgr char(25), p_brand char(10), p_type varchar(25),
-    p_size int, p_container char(10), p_retailprice numeric(15,2), p_comment varchar(23));
-create table partsupp (ps_partkey int, ps_suppkey int, ps_availqty int, ps_supplycost numeric(15,2),
-    ps_comment varchar(199), primary key (ps_partkey, ps_suppkey));
-create table orders (o_orderkey int primary key, o_custkey int, o_orderstatus char(1), o_totalprice numeric(15,2),
-    o_orderdate date, o_orderpriority char(15), o_clerk char(15), o_shippriority int, o_comment varchar(79));
-create table lineitem (l_orderkey int, l_partkey int, l_suppkey int, l_linenumber int, l_quantity numeric(15,2),
-    l_extendedprice numeric(15,2), l_discount numeric(15,2), l_tax numeric(15,2), l_returnflag char(1),
-    l_linestatus char(1), l_shipdate date, l_commitdate date, l_receiptdate date, l_shipinstruct char(25),
-    l_shipmode char(10), l_comment varchar(44), primary key (l_orderkey, l_linenumber));
+SCALE = 0.1
+RESULTS = Path(__file__).parents[1] / "results" / "fidelity.md"
+PAGE = """# How true the what-if lab is
+
+    {command}
+
+{day}, PostgreSQL {versions}, {cores} cores that others may use too (load {load}). The real server holds the data: a
+shop of an online business with 30 statements, and TPC-H at scale {scale} with its 22 queries. The lab has statistics
+only. A plan is identical where all its nodes, join types, relations and indexes are; 'same scans' counts plans that
+read every relation in the same way, whatever stands above. Costs are lab / real.
+
+| server and workload | plans identical | same scans | cost, median | least | most | explain, ms | others (cost) |
+| --- | --- | --- | ---: | ---: | ---: | ---: | --- |
+{plans}
+
+Sizes of the indexes that were added, lab / real:
+
+| server and workload | indexes | median | least | most | all together | opened in s | add, ms | off by more than 5 % |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |
+{sizes}
+
+The lab plans as PostgreSQL 18 does. Settings that an older server lacks are off in the lab. What still differs is its
+planner: partial aggregation below a Gather Merge, right anti joins (new in 16), costs of grouping. With each of those
+settings on, the same plans differ.
 """
 TPCH_INDEXES = [
     Index("public.lineitem", ("l_shipdate",)),
@@ -112,72 +121,79 @@ def shape(tree: Any, names: dict[str, str]) -> list[Any]:
     return [*words, names.get(index, index), [shape(child, names) for child in tree.get("Plans", ())]]
 
 
+def scans(tree: Any, names: dict[str, str]) -> list[list[Any]]:
+    """Return only how a plan reads its relations."""
+    index = tree.get("Index Name")
+    words = [tree.get(word) for word in ("Node Type", "Relation Name")]
+    own = [[*words, names.get(index, index)]] if index or words[1] else []
+    return sorted([*own, *(it for child in tree.get("Plans", ()) for it in scans(child, names))], key=str)
+
+
 def definitions(connection: psycopg.Connection) -> dict[str, str]:
     """Return index -> definition without its name, so that a real index and a what-if index compare."""
     rows = connection.execute("select indexname, regexp_replace(indexdef, 'INDEX \\S+ ON', 'INDEX ON') from pg_indexes")
     return dict(rows.fetchall())
 
 
-def compare(title: str, lab: Lab, real: psycopg.Connection, statements: dict[str, str]) -> None:
-    """Print how many plans are the same and how the costs relate; name the statements whose plan differs."""
+def compare(title: str, lab: Lab, real: psycopg.Connection, statements: dict[str, str]) -> Iterator[str]:
+    """Yield a row of the table: how many plans are the same and how the costs relate; then the plans that differ."""
     theirs, ours = definitions(real), definitions(lab._owner)
     ratios, different, milliseconds = [], [], []
+    other_scans = 0
     for name, statement in statements.items():
         tree = real.execute(f"explain (format json, verbose) {statement}".encode()).fetchone()[0][0]["Plan"]
         start = time.perf_counter()
-        try:
-            plan = lab.explain(statement)
-        except LabError as error:
-            different.append(f"{name} ({error})")
-            continue
+        plan = lab.explain(statement)
         milliseconds.append((time.perf_counter() - start) * 1000)
         ratios.append(plan.cost / tree["Total Cost"])
+        other_scans += scans(plan.tree, ours) != scans(tree, theirs)
         if shape(plan.tree, ours) != shape(tree, theirs):
-            different.append(f"{name} ({plan.cost / tree['Total Cost']:.3f})")
-    same = len(statements) - len(different)
-    print(
-        f"{title}: {same} of {len(statements)} plans identical; cost lab / real:"
-        f" median {statistics.median(ratios):.4f}, least {min(ratios):.3f}, most {max(ratios):.3f};"
-        f" explain {statistics.median(milliseconds):.2f} ms"
+            different.append(f"{name} ({ratios[-1]:.3f})")
+    count = len(statements)
+    same = count - len(different)
+    yield (
+        f"| {title} | {same} of {count} ({same / count:.0%}) | {count - other_scans} of {count} | "
+        f"{statistics.median(ratios):.4f} | {min(ratios):.3f} | {max(ratios):.3f} | "
+        f"{statistics.median(milliseconds):.1f} | {'; '.join(different)} |"
     )
-    if different:
-        print(f"    differ (cost ratio): {'; '.join(different)}")
 
 
 def measure(
     title: str, server: Sandbox, database: str, tables: list[str], statements: dict[str, str], indexes: list[Index]
-) -> None:
-    """Compare a workload as it is, then with the indexes: what-if in the lab, really built on the server."""
+) -> tuple[list[str], list[str]]:
+    """Compare a workload as it is, then with the indexes: what-if in the lab, really built on the server.
+
+    Returns rows of the table of plans and of the table of sizes.
+    """
+    plans, sizes = [], []
     with server.connect(database) as real, open_session(Target(name="real", dsn=server.url(database))) as session:
         real.execute("set jit = off")
         start = time.perf_counter()
         with open_lab(session, tables) as lab:
-            print(
-                f"{title}: opened in {time.perf_counter() - start:.2f} s; left out: {dict(lab.left_out) or 'nothing'}"
-            )
-            compare(f"{title}, as it is", lab, real, statements)
+            opened = time.perf_counter() - start
+            plans += compare(f"{title}, as it is", lab, real, statements)
             start = time.perf_counter()
             handles = [lab.add(index) for index in indexes]
             spent = (time.perf_counter() - start) / len(indexes) * 1000
-            ratios = []
             for number, (handle, index) in enumerate(zip(handles, indexes, strict=True)):
                 real.execute(index.statement(f"real_{number}", concurrently=False).encode())
-                schema = index.table.split(".")[0]
+                name = f"{index.table.split('.')[0]}.real_{number}"
                 row = real.execute(
-                    "select sum(pg_relation_size(relid)) from pg_partition_tree(%s) where isleaf",
-                    [f"{schema}.real_{number}"],
+                    "select sum(pg_relation_size(i.oid)) from pg_class as i where i.relkind = 'i'"
+                    " and (i.oid = %s::regclass or i.oid in (select relid from pg_partition_tree(%s::regclass)))",
+                    [name, name],
                 ).fetchone()
-                row = (
-                    row
-                    if row and row[0]
-                    else real.execute("select pg_relation_size(%s)", [f"{schema}.real_{number}"]).fetchone()
+                sizes.append(
+                    (float(row[0]), lab.size_bytes(handle) / float(row[0]), index.statement(concurrently=False))
                 )
-                ratios.append(lab.size_bytes(handle) / float(row[0]))
-            compare(f"{title}, with {len(indexes)} more indexes", lab, real, statements)
-            sizes = ", ".join(f"{it:.2f}" for it in sorted(ratios))
-            print(
-                f"    index size lab / real: median {statistics.median(ratios):.2f}; all: {sizes}; add {spent:.1f} ms"
-            )
+            for table in sorted({it.table for it in indexes if any("(" in key for key in it.keys)}):
+                real.execute(f"analyze {table}".encode())  # the lab takes the expressions of a new index as analyzed
+            plans += compare(f"{title}, with {len(indexes)} more indexes", lab, real, statements)
+    total = sum(size * ratio for size, ratio, _ in sizes) / sum(size for size, _, _ in sizes)
+    off = [f"`{it[2]}` {it[1]:.2f} of {it[0] / 2**20:.2f} MB" for it in sizes if not 0.95 <= it[1] <= 1.05]
+    ratios = [it[1] for it in sizes]
+    row = f"| {title} | {len(sizes)} | {statistics.median(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} | "
+    return plans, [f"{row}{total:.3f} | {opened:.2f} | {spent:.0f} | {'; '.join(off)} |"]
 
 
 @contextmanager
@@ -187,7 +203,7 @@ def loaded(folder: Path, programs: Path | None) -> Iterator[Sandbox]:
         with server.connect("postgres") as connection:
             connection.execute("create database tpch")
         with server.connect("tpch") as connection:
-            connection.execute(TPCH)
+            connection.execute(tpch.SCHEMA)
             for path in sorted(folder.glob("*.csv")):
                 with connection.cursor().copy(f"copy {path.stem} from stdin (format csv)".encode()) as copy:
                     copy.write(path.read_bytes())
@@ -196,18 +212,36 @@ def loaded(folder: Path, programs: Path | None) -> Iterator[Sandbox]:
 
 
 def main() -> None:
-    """Run both workloads on every server."""
-    folder = Path(sys.argv[1])
-    queries = {
-        path.stem: path.read_text(encoding="utf-8").strip().rstrip(";") for path in sorted(folder.glob("q*.sql"))
-    }
+    """Run both workloads on every server, and write the page."""
+    folder = tpch.generated(SCALE)
+    queries = tpch.queries(folder)
     tables = [f"public.{path.stem}" for path in sorted(folder.glob("*.csv"))]
-    for programs in (None, *map(Path, sys.argv[2:])):
+    plans: list[str] = []
+    sizes: list[str] = []
+    versions = []
+    for programs in (None, *map(Path, sys.argv[1:])):
         with loaded(folder, programs) as server, server.connect() as connection:
             connection.execute("vacuum analyze")
             version = f"PostgreSQL {connection.info.server_version // 10000}"
-            measure(f"{version}, OLTP", server, "shop", SHOP, dict(zip(OLTP, OLTP, strict=True)), OLTP_INDEXES)
-            measure(f"{version}, TPC-H", server, "tpch", tables, queries, TPCH_INDEXES)
+            versions.append(connection.info.parameter_status("server_version"))
+            for found in (
+                measure(f"{version}, OLTP", server, "shop", SHOP, dict(zip(OLTP, OLTP, strict=True)), OLTP_INDEXES),
+                measure(f"{version}, TPC-H", server, "tpch", tables, queries, TPCH_INDEXES),
+            ):
+                plans += found[0]
+                sizes += found[1]
+    text = PAGE.format(
+        command=" ".join(["python benchmarks/index_advice/fidelity.py", *sys.argv[1:]]),
+        day=datetime.date.today(),
+        versions=", ".join(map(str, versions)),
+        load=f"{os.getloadavg()[1]:.1f}",
+        cores=os.cpu_count(),
+        scale=SCALE,
+        plans="\n".join(plans),
+        sizes="\n".join(sizes),
+    )
+    RESULTS.write_text(text, encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":

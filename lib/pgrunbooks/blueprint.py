@@ -151,7 +151,8 @@ class Entry:
 class Blueprint:
     """Everything that a lab is built from; ``relations`` and ``indexes`` are by oid of the source.
 
-    ``left_out`` is table -> why it is not among them, ``asked`` the tables that are, without what came along.
+    ``left_out`` is table -> why it is not among them, ``asked`` the tables that are, without what came along; ``major``
+    is the version of the source.
     """
 
     asked: frozenset[str]
@@ -161,6 +162,7 @@ class Blueprint:
     settings: Mapping[str, str]
     database: Mapping[str, Any]
     left_out: Mapping[str, str]
+    major: int
 
 
 def read_blueprint(session: Session, tables: Collection[str], pg_dump: Path) -> Blueprint:
@@ -199,6 +201,7 @@ def read_blueprint(session: Session, tables: Collection[str], pg_dump: Path) -> 
         settings={row["name"]: row["setting"] for row in session.rows(_SETTINGS)},
         database=session.rows(_DATABASE)[0],
         left_out=left_out,
+        major=session.server.major,
     )
 
 

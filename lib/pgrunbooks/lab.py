@@ -50,7 +50,6 @@ _SERVER_SETTINGS = {
     "shared_preload_libraries": "",
     "wal_level": "replica",  # at 'minimal' a commit reads new files into the shared buffers
 }
-_FILLFACTOR = 0.9  # of a btree, unless CREATE INDEX is told another one
 _UNKNOWN_WIDTH = 32  # bytes that the planner takes where nobody analyzed
 _PARAMETER = re.compile(r"\$\d")
 # Nothing that a plan depends on, and some of it would reach out of the lab.
@@ -172,7 +171,7 @@ order by c.oid
 """
 
 # The keys of an added index, and what statistics know of them.
-_INDEX = f"""
+_INDEX = """
 with indexes as materialized (
     select
         i.indexrelid, i.indrelid, i.indkey, i.indclass, i.indcollation, i.indnatts, i.indnkeyatts, i.indisunique,
@@ -193,8 +192,8 @@ select
         from pg_catalog.generate_series(1, i.indnatts) as k
     ) as keys,
     i.amname as method,
-    {storage.BLOCK} as page_bytes,
-    {_FILLFACTOR}::float8 as fillfactor,
+    current_setting('block_size')::int as page_bytes,
+    0.9::float8 as fillfactor,
     i.indpred is not null as is_partial,
     i.indnkeyatts::int as key_columns,
     not i.indisunique and i.indnkeyatts = i.indnatts and k.is_equal_image as deduplicates,
@@ -207,7 +206,6 @@ select
     k.distinct_values,
     k.common_shares
 from indexes as i
-{btree.KEYS}
 """
 
 # Widths of the keys of all btrees, as far as statistics tell.
@@ -262,6 +260,7 @@ class Lab:
         self._sizes: dict[str, int] = {}
         self._hidden: set[int] = set()
         self._prepared: dict[str, tuple[str, int]] = {}
+        self._major = plan.major
         left_out = _restore(plan, self._owner, self._planner)
         self.left_out: Mapping[str, str] = MappingProxyType({**plan.left_out, **left_out})
         tables = (row["relation"] for row in plan.relations.values() if row["kind"] in "rpmv")
@@ -455,7 +454,8 @@ class Lab:
     def _give_size(self, row: Mapping[str, Any]) -> int:
         """Give an added index the files and counts that it would have, and return its bytes."""
         give_statistics(self._owner, self._planner, row["oid"])
-        facts = self._rows(_INDEX, {"oid": row["oid"]})[0]
+        keys = btree.KEYS[max(lowest for lowest in btree.KEYS if lowest <= max(self._major, min(btree.KEYS)))]
+        facts = self._rows(_INDEX + keys, {"oid": row["oid"]})[0]
         source = f"from only {facts['table']}" + (f" where {facts['predicate']}" if facts["predicate"] else "")
         rows = self.explain(f"select {source}").rows
         known = _without_gaps(facts, rows)

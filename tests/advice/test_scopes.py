@@ -70,6 +70,24 @@ def test_a_typed_parameter_becomes_sql_again():
     assert repaired("select now() - interval $1, date $2::date") == "select now() - $1::interval, date $2::date"
 
 
+def test_a_field_that_is_extracted_is_an_argument_again():
+    assert repaired("select EXTRACT($1 FROM at) from t") == "select pg_catalog.extract($1, at) from t"
+
+
+def test_numbers_of_which_the_type_is_gone_are_whole_numbers_again():
+    assert repaired("select 1 from t where 'é' = a and b < $1 + $2") == (
+        "select 1 from t where 'é' = a and b < $1::int4 + $2::int4"
+    )
+    assert repaired("select sum(case when a = $1 then $2 else $3 end) from t") == (
+        "select sum(case when a = $1 then $2::int4 else $3::int4 end) from t"
+    )
+    assert repaired("select sum(case when a = $1 then b else $3 end), c + $4 from t").count("::") == 0
+
+
+def test_what_is_no_sql_is_left_as_it_is():
+    assert repaired("select from where $1 + $2") == "select from where $1 + $2"
+
+
 def test_identifiers_are_found_in_any_quotes():
     assert identifiers('lower("E mail") || name') == {"lower", "E mail", "name"}
     assert quoted("order") == '"order"'

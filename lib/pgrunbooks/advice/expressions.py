@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from pglast import ast
+from pglast import ast, parse_sql
+from pglast.enums import A_Expr_Kind
 from pglast.keywords import COL_NAME_KEYWORDS, RESERVED_KEYWORDS, TYPE_FUNC_NAME_KEYWORDS
+from pglast.parser import ParseError
 from pglast.stream import RawStream
 
 _QUOTED_WORDS = RESERVED_KEYWORDS | COL_NAME_KEYWORDS | TYPE_FUNC_NAME_KEYWORDS
@@ -17,6 +19,10 @@ _ADDED_CASTS = frozenset({"text", "regconfig", "varchar", "bpchar"})
 _TYPED_PARAMETER = re.compile(
     r"\b(interval|date|timestamptz|timestamp|time|timetz|inet|uuid|numeric|jsonb?)\s+(\$\d+)(?!\s*::)", re.IGNORECASE
 )
+
+
+_EXTRACTED = re.compile(r"\bextract\s*\(\s*(\$\d+)\s+from\s+", re.IGNORECASE)
+_ARITHMETIC = frozenset("+-*/%")
 
 
 def quoted(name: str) -> str:
@@ -38,8 +44,34 @@ def unquoted(name: str) -> str:
 
 
 def repaired(text: str) -> str:
-    """Return a text of pg_stat_statements as SQL again: ``interval $1`` becomes ``$1::interval``."""
-    return _TYPED_PARAMETER.sub(r"\2::\1", text)
+    """Return a text of pg_stat_statements as SQL again, where constants were and no type can be told any more.
+
+    ``interval $1`` becomes ``$1::interval``, and ``extract($1 from at)`` the function that it stands for; a sum of
+    parameters, or of the results of a CASE that are parameters, is one of whole numbers.
+    """
+    text = _EXTRACTED.sub(r"pg_catalog.extract(\1, ", _TYPED_PARAMETER.sub(r"\2::\1", text))
+    try:
+        tree = parse_sql(text)
+    except ParseError:
+        return text  # whoever reads it next says why it cannot be read
+    places = {it.location for node in nodes(tuple(it.stmt for it in tree)) for it in _untyped(node)}
+    for place in sorted(places, reverse=True):
+        text = text[:place] + re.sub(r"^\$\d+", r"\g<0>::int4", text[place:])
+    return text
+
+
+def _untyped(node: Any) -> Iterator[ast.ParamRef]:
+    """Yield the parameters of an expression from which PostgreSQL cannot tell which operator or function is meant."""
+    if isinstance(node, ast.A_Expr) and node.kind == A_Expr_Kind.AEXPR_OP and node.name[-1].sval in _ARITHMETIC:
+        sides = (node.lexpr, node.rexpr)
+        if all(isinstance(it, ast.ParamRef) for it in sides):
+            yield from sides
+    elif isinstance(node, ast.FuncCall) and node.funcname[-1].sval in ("sum", "avg"):
+        for case in node.args or ():
+            if isinstance(case, ast.CaseExpr):
+                results = [*(it.result for it in case.args), *([case.defresult] if case.defresult else [])]
+                if all(isinstance(it, ast.ParamRef) for it in results):
+                    yield from results
 
 
 def expression(node: Any) -> str:

@@ -75,7 +75,7 @@ from indexes as i
 _ORDER = """
 order by i.relpages desc, i.nspname, i.relname
 """
-SQL = {15: _INDEXES + KEYS + _ORDER}
+SQL = {lowest: _INDEXES + keys + _ORDER for lowest, keys in KEYS.items()}
 
 
 def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding | Skip]:
