@@ -15,6 +15,7 @@ _LINE_POINTER, _TUPLE_HEADER, _TID = 4, 8, 6
 _INNER_FILL = 0.7
 _GIN_POSTING_BYTES = 3  # a row in a posting list is compressed to two or three bytes
 _BRIN_RANGE = 128
+_SAMPLED = 30_000  # rows that ANALYZE reads at the default statistics target
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,27 @@ def pages(method: str, it: Contents) -> int:
         keys = it.groups * (_aligned(_TUPLE_HEADER + it.width) + _LINE_POINTER)
         return 2 + math.ceil((keys + it.rows * _GIN_POSTING_BYTES) / _USABLE)
     return 1 + math.ceil(it.rows * (_aligned(_TUPLE_HEADER + it.width) + _LINE_POINTER) / _USABLE / 0.7)
+
+
+def likely_distinct(distinct: float, rows: float) -> float:
+    """Return how many values a column is likely to have where ANALYZE estimated ``distinct`` from a sample of its rows.
+
+    If rows fell to values by chance, its estimator (Haas and Stokes) finds too few: by a fifth with two rows a value.
+    This is the number of which it would have said ``distinct``. Where every value has as many rows it is too high.
+    """
+    if rows <= _SAMPLED or distinct >= rows:
+        return distinct
+
+    def estimated(possible: float) -> float:
+        once = _SAMPLED * math.exp(-_SAMPLED / possible)
+        seen = -possible * math.expm1(-_SAMPLED / possible)
+        return _SAMPLED * seen / (_SAMPLED - once + once * _SAMPLED / rows)
+
+    low, high = max(distinct, 1.0), 1000 * rows
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if estimated(middle) < distinct else (low, middle)
+    return max(-low * math.expm1(-rows / low), distinct)
 
 
 def height(btree_pages: int, width: int) -> int:

@@ -485,12 +485,18 @@ def _without_gaps(facts: Mapping[str, Any], rows: float) -> dict[str, Any]:
         **facts,
         "rows": rows,
         "widths": [it if it is not None else length if length > 0 else _UNKNOWN_WIDTH for it, length in widths],
-        "distinct_values": [-1.0 if it is None else it for it in facts["distinct_values"]],
+        "distinct_values": [_distinct(it, facts["table_rows"]) for it in facts["distinct_values"]],
         "null_shares": [
             (max(1 - it / rows, 0.0) if rows else 0.0) if facts["is_partial"] else share or 0.0
             for it, share in zip(present, facts["null_shares"], strict=True)
         ],
     }
+
+
+def _distinct(known: float | None, table_rows: float) -> float:
+    if known is None:
+        return -1.0
+    return index_size.likely_distinct(-known * table_rows if known < 0 else known, table_rows)
 
 
 def open_lab(session: Session, tables: Collection[str]) -> Lab:
