@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import psycopg
@@ -78,7 +79,7 @@ class TestASnapshot:
         path = history.record_snapshot(session, at=MONDAY, folder=folder)
         identifier = session.server.system_identifier
         assert path == folder / identifier / "shop" / "20261102T060000Z.parquet"
-        assert history.snapshots((identifier, "shop"), folder=folder) == ([(MONDAY, path)], [])
+        assert history.snapshots((identifier, "shop"), folder=folder) == ([(MONDAY, path, None)], [])
 
     def test_of_a_database_with_an_odd_name_stays_in_the_folder(self, newest, folder):
         with newest.connect("postgres") as connection:
@@ -152,12 +153,13 @@ class TestWriters:
     def test_one_that_is_killed_leaves_the_next_run_clean(self, server, session, folder):
         script = (
             "import os, signal\n"
-            "from pgrunbooks import history\n"
+            "import pathlib\n"
+            "from pgrunbooks import history, store\n"
             "from pgrunbooks.session import open_session\n"
             "from pgrunbooks.targets import Target\n"
-            "history.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "store.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
             f"history.record_snapshot(open_session(Target(name='t', dsn={server.url()!r})),\n"
-            f"    folder=history.Path({str(folder)!r}))\n"
+            f"    folder=pathlib.Path({str(folder)!r}))\n"
         )
         killed = subprocess.run([sys.executable, "-c", script], check=False, timeout=60)
         (left,) = [path for path in folder.rglob("*") if path.is_file()]
@@ -192,7 +194,7 @@ class TestADamagedOrForeignFile:
             metadata = {**table.schema.metadata, **change}
             parquet.write_table(table.replace_schema_metadata(metadata), path.with_name(f"{name}.parquet"))
         taken, warnings = history.snapshots(session, folder=folder)
-        assert taken == [(MONDAY, path)]
+        assert taken == [(MONDAY, path, None)]
         reasons = [warning.removeprefix(f"{path.parent}/") for warning in warnings]
         assert reasons == [
             "cut.parquet: left aside: damaged, or not a Parquet file",
@@ -556,6 +558,6 @@ def test_the_folder_is_the_users_own_unless_named(monkeypatch, tmp_path):
 def test_the_command_prints_where_the_snapshot_is(folder, monkeypatch):
     monkeypatch.setenv("PGRUNBOOKS_HISTORY", str(folder))
     answer = CliRunner().invoke(main, ["snapshot", "--target", "sandbox"], catch_exceptions=False)
-    path = history.Path(answer.output.strip())
+    path = Path(answer.output.strip())
     assert path.is_relative_to(folder)
     assert {row["name"] for row in history.read_rows(path, "database")} == {"shop"}

@@ -4,7 +4,7 @@ import re
 import pytest
 
 from pgrunbooks.errors import ConfigurationError
-from pgrunbooks.targets import load_schedule, load_target, target_names, targets_file, variables
+from pgrunbooks.targets import History, load_history, load_schedule, load_target, target_names, targets_file, variables
 
 
 @pytest.fixture
@@ -215,3 +215,40 @@ def test_the_sandbox_needs_no_file_and_may_have_thresholds(write, tmp_path, monk
     assert load_target("sandbox").dsn == ""
     write("targets: {sandbox: {thresholds: {blocking-lock: {warning: 1s}}}}")
     assert load_target("sandbox").limits("blocking-lock")["warning"] == 1
+
+
+class TestTheHistory:
+    def load(self, tmp_path, monkeypatch, text):
+        (tmp_path / "targets.yml").write_text(f"targets: {{}}\nhistory: {text}\n")
+        monkeypatch.setenv("PGRUNBOOKS_TARGETS", str(tmp_path / "targets.yml"))
+        return load_history()
+
+    def test_is_all_kept_in_the_users_folder_unless_said(self, tmp_path, monkeypatch):
+        assert load_history() == self.load(tmp_path, monkeypatch, "{}") == History(url=None, keep=None)
+
+    @pytest.mark.parametrize(
+        ("url", "meant"), [("s3://team/a", "s3://team/a"), ("a", "{folder}/a"), ("/a", "/a"), ("~/a", "~/a")]
+    )
+    def test_is_beside_the_file_where_the_path_is_relative(self, tmp_path, monkeypatch, url, meant):
+        assert self.load(tmp_path, monkeypatch, f"{{url: {url}}}").url == meant.format(folder=tmp_path)
+
+    def test_is_kept_ever_more_sparsely(self, tmp_path, monkeypatch):
+        keep = self.load(tmp_path, monkeypatch, "{keep: {hourly: 30d, daily: 400d}}").keep
+        days = [keep.level(day * 86400) for day in (0, 29, 30, 399, 400, 99999)]
+        assert days == ["hourly", "hourly", "daily", "daily", "weekly", "weekly"]
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("{path: a}", "history.path: unknown key; known: url, keep"),
+            ("{keep: {monthly: 1d}}", "history.keep.monthly: unknown key"),
+            ("{keep: {hourly: 5}}", "history.keep.hourly: needs a duration"),
+            ("{keep: {daily: 30d}}", "history.keep: needs hourly <= daily <= weekly"),
+            ("[s3://a]", "history: needs a dict, got list"),
+        ],
+    )
+    def test_that_is_wrong_is_one_line_with_the_key(self, tmp_path, monkeypatch, text, message):
+        with pytest.raises(ConfigurationError) as caught:
+            self.load(tmp_path, monkeypatch, text)
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)

@@ -74,7 +74,7 @@ def uses(session: Session) -> list[dict[str, Any]]:
 
 def _growth(session: Session) -> str | None:
     """Return in words how the session's database grew over its history; None where there is none."""
-    if not filing.place(filing.history_folder(), filing.ids(session)).exists():
+    if not filing.has_history(session):
         return None
     from pgrunbooks import history  # half a second of Parquet, for those who keep a history
 

@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import quote
 
+from pgrunbooks import store
 from pgrunbooks.session import Session
+from pgrunbooks.store import Location
+from pgrunbooks.targets import load_history
 
 Ids: TypeAlias = tuple[str, str]
 
 
-def history_folder() -> Path:
-    """Return the folder of the history: $PGRUNBOOKS_HISTORY, else below the user's data folder."""
-    named = os.environ.get("PGRUNBOOKS_HISTORY")
+def history_folder() -> Location:
+    """Return where the history is: $PGRUNBOOKS_HISTORY, else what the targets file says, else the user's own folder."""
+    named = os.environ.get("PGRUNBOOKS_HISTORY") or load_history().url
     if named:
-        return Path(named).expanduser().absolute()
+        return store.location(named)
     share = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(share) / "pgrunbooks" / "history"
 
@@ -31,10 +34,16 @@ def ids(session: Session) -> Ids:
     return server.system_identifier or f"target {session.target.name}", server.database
 
 
-def place(folder: Path, whose: Ids) -> Path:
+def has_history(session: Session) -> bool:
+    """Tell whether there may be a history of a session's database; a store elsewhere is not asked yet."""
+    folder = place(history_folder(), ids(session))
+    return not isinstance(folder, Path) or folder.exists()
+
+
+def place(folder: Location, whose: Ids) -> Location:
     """Return the folder of one database's snapshots below ``folder``; it need not exist."""
 
     def safe(name: str) -> str:
         return re.sub(r"^\.", "%2E", quote(name, safe=" "))
 
-    return folder.joinpath(*map(safe, whose))
+    return store.below(folder, *map(safe, whose))

@@ -1,86 +1,50 @@
-"""History: what was measured over time, as immutable Parquet files, one a snapshot.
+"""History: what was measured over time, as immutable Parquet files, one a snapshot and one a month that is over.
 
-A file is written aside, fsynced and then named, so no reader ever sees half of one and no writer waits for another. It
-lies in ``<folder>/<system identifier>/<database>/<UTC stamp>.parquet``: what a snapshot belongs to is the server and
-the database, whatever target they were reached by. DuckDB, in memory, answers questions over many files.
+A file appears whole, so no reader ever sees half of one and no writer waits for another. It lies in
+``<history>/<system identifier>/<database>/``: what a snapshot belongs to is the server and the database, whatever
+target they were reached by. DuckDB, in memory, answers questions over many snapshots.
 """
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import logging
-import os
-import secrets
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import psycopg
 import pyarrow
-from pyarrow import parquet
 
+from pgrunbooks import months, snapshot_file
 from pgrunbooks.check import Since, Skip
 from pgrunbooks.display import duration, size, when
 from pgrunbooks.errors import ConfigurationError, RunbookError
 from pgrunbooks.filing import Ids, history_folder, ids
 from pgrunbooks.filing import place as filed
+from pgrunbooks.months import STAMP, Snapshot
 from pgrunbooks.session import Session, refused
 from pgrunbooks.sizes import inventory_pages, pages, unblocked
+from pgrunbooks.snapshot_file import (
+    CHECKPOINTS,
+    COLUMNS,
+    DAMAGE,
+    DATABASE_COUNTERS,
+    ERRORS,
+    SCHEMA,
+    SERVER_KINDS,
+    STATEMENT,
+    TIMES,
+)
+from pgrunbooks.store import Location, each, put, shown
+from pgrunbooks.targets import load_history
 from pgrunbooks.verdict import utc_now
 from pgrunbooks.workload import Statement, Workload, read_workload
 
-SCHEMA_VERSION = 2  # 2: the other databases' counters, checkpoints, subscriptions, slots, statements
 MIN_AGE_S = 3600.0  # a rate over less than an hour says more about the hour than about the database
-_STAMP = "%Y%m%dT%H%M%SZ"
-_ABANDONED_S = 3600.0
 _LOG = logging.getLogger(__name__)
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-_DAMAGE = (pyarrow.ArrowException, OSError, ValueError)
 _Rows: TypeAlias = Sequence[dict[str, Any]]
-
-
-_TEXT, _INT, _BOOL, _TIME = pyarrow.string(), pyarrow.int64(), pyarrow.bool_(), pyarrow.timestamp("us", "UTC")
-_RELATION = {
-    **dict.fromkeys(("relation", "schema", "name", "relation_kind", "parent"), _TEXT),
-    **dict.fromkeys(("oid", "heap_bytes", "toast_bytes", "index_bytes", "fsm_vm_bytes", "total_bytes"), _INT),
-    "estimated": _BOOL,
-    **dict.fromkeys(("rows", "n_live", "n_dead", "inserted", "updated", "deleted", "hot_updated"), _INT),
-    **dict.fromkeys(("last_vacuum", "last_autovacuum", "last_analyze", "last_autoanalyze"), _TIME),
-}
-_SEQUENCE = dict.fromkeys(("last_value", "min_value", "max_value", "increment_by"), _INT)
-_CONFLICTS = tuple(f"confl_{why}" for why in ("tablespace", "lock", "snapshot", "bufferpin", "deadlock", "logicalslot"))
-_DATABASE_COUNTERS = (
-    *("xact_commit", "xact_rollback", "blks_read", "blks_hit", "temp_files", "temp_bytes", "deadlocks", "conflicts"),
-    *_CONFLICTS,
-)
-_DATABASE = {**dict.fromkeys(("database_bytes", *_DATABASE_COUNTERS), _INT), "stats_reset": _TIME}
-_CHECKPOINTS = ("timed_checkpoints", "requested_checkpoints")
-_CLUSTER = {
-    **{"wal_bytes": _INT, "in_recovery": _BOOL, "server_version_num": _INT, "started_at": _TIME},
-    **dict.fromkeys(_CHECKPOINTS, _INT),
-    **{"stats_reset": _TIME, "counting_since": _TIME},
-}
-_ERRORS = ("apply_errors", "sync_errors")
-_SUBSCRIPTION = {**dict.fromkeys(_ERRORS, _INT), "stats_reset": _TIME}
-_SLOT = {"lsn_bytes": _INT, "inactive_since": _TIME}
-_STATEMENT = {"queryid": _INT, "calls": _INT, "total_ms": pyarrow.float64(), "rows": _INT}
-_COLUMNS = {
-    "relation": _RELATION,
-    "sequence": {**dict.fromkeys(("relation", "schema", "name"), _TEXT), "oid": _INT, **_SEQUENCE},
-    "database": {"name": _TEXT, "oid": _INT, **_DATABASE},
-    "other_database": {"name": _TEXT, "oid": _INT, **_DATABASE},
-    "cluster": _CLUSTER,
-    "subscription": {"name": _TEXT, "oid": _INT, **_SUBSCRIPTION},
-    "slot": {"name": _TEXT, **_SLOT},
-    "statement": _STATEMENT,
-}
-_EVERY = {**_RELATION, **_SEQUENCE, **_DATABASE, **_CLUSTER, **_SUBSCRIPTION, **_SLOT, **_STATEMENT}
-_SCHEMA = pyarrow.schema(list({"kind": _TEXT, "taken_at": _TIME, **_EVERY}.items()))
-_SERVER_KINDS = ("cluster", "database", "other_database", "subscription", "slot")  # few rows each
-_TIMES = frozenset(field.name for field in _SCHEMA if field.type == _TIME)
 
 _DATABASES = """
 select
@@ -217,80 +181,44 @@ _SEQUENCES_AT_ONCE = 200
 _BLOCKS_A_SEQUENCE = ("ShareLock", "ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock")
 
 
-class Snapshot(NamedTuple):
-    """One file of the history: when it was taken, and where it is."""
-
-    at: datetime.datetime
-    path: Path
-
-
 # ---- writing ---------------------------------------------------------------------------------------------------
 
 
-def record_snapshot(session: Session, *, at: datetime.datetime | None = None, folder: Path | None = None) -> Path:
-    """Measure the session's database and write one file of the history; return its path.
+def record_snapshot(
+    session: Session, *, at: datetime.datetime | None = None, folder: Location | None = None
+) -> Location:
+    """Measure the session's database, write one file of the history and return where it is; then tidy the months up.
 
-    ``at`` is the time that the snapshot is filed under, by default now. Raises ConfigurationError where the folder
-    cannot be written to, and RunbookError where the catalog cannot be read.
+    ``at`` is the time that the snapshot is filed under, by default now. Raises ConfigurationError where the history
+    cannot be written to, and RunbookError where the catalog cannot be read or the store cannot be reached.
     """
     at = (at or utc_now()).astimezone(datetime.UTC)
-    identifier, database = ids(session)
+    whose = ids(session)
     folder = folder or history_folder()
-    place = filed(folder, (identifier, database))
-    stamp = at.strftime(_STAMP)
-    metadata = {
-        "pgrunbooks.schema_version": str(SCHEMA_VERSION),
-        "pgrunbooks.taken_at": at.isoformat(),
-        "pgrunbooks.system_identifier": identifier,
-        "pgrunbooks.database": database,
-    }
-    aside = place / f".{stamp}-{secrets.token_hex(4)}.partial"
+    place = filed(folder, whose)
+
+    def write(file: BinaryIO) -> None:
+        with snapshot_file.writer_of(file, whose, at) as writer:
+            for rows in filter(None, _measured(session, at, folder)):
+                writer.write_table(pyarrow.Table.from_pylist([{"taken_at": at, **row} for row in rows], schema=SCHEMA))
+
+    keep = load_history().keep
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        _clear(place)
-        try:
-            with aside.open("xb") as file:
-                with parquet.ParquetWriter(file, _SCHEMA.with_metadata(metadata), compression="zstd") as writer:
-                    for rows in filter(None, _measured(session, at, folder)):
-                        table = pyarrow.Table.from_pylist([{"taken_at": at, **row} for row in rows], schema=_SCHEMA)
-                        writer.write_table(table)
-                file.flush()
-                os.fsync(file.fileno())
-            return _publish(aside, place, stamp)
-        finally:
-            aside.unlink(missing_ok=True)
+        path = put(place, at.strftime(STAMP), write)
     except psycopg.Error as error:
         refusal = refused(error, session.server)
         raise RunbookError(f"no snapshot: {refusal.reason if isinstance(refusal, Skip) else refusal}") from None
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ConfigurationError(f"{place}: no history can be written: {reason}; set PGRUNBOOKS_HISTORY") from None
-
-
-def _clear(place: Path) -> None:
-    """Remove what a writer that was killed left behind; one that still lives is never that old."""
-    for aside in place.glob(".*.partial"):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - aside.stat().st_mtime > _ABANDONED_S:
-                aside.unlink()
-
-
-def _publish(aside: Path, place: Path, stamp: str) -> Path:
-    """Give a finished file its name; never takes that of another, as a rename would."""
-    path = place / f"{stamp}.parquet"
     try:
-        os.link(aside, path)
-    except OSError:  # somebody was first within this second, or the file system has no links
-        path = aside.rename(place / f"{aside.stem.removeprefix('.')}.parquet")
-    handle = os.open(place, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        months.tidy(place, whose, at, keep)
+    except (*DAMAGE, RunbookError, MemoryError) as error:  # the snapshot is safe; the next one tries again
+        _LOG.warning("%s: the months were not tidied up: %s", shown(place), snapshot_file.reason(error))
     return path
 
 
-def _measured(session: Session, at: datetime.datetime, folder: Path) -> Iterator[list[dict[str, Any]]]:
+def _measured(session: Session, at: datetime.datetime, folder: Location) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows of a snapshot, those of one kind together so that a reader can pass the others over."""
     here, *others = _databases(session)
     yield [{"kind": "cluster", **_cluster(session)}]
@@ -332,14 +260,14 @@ def _statements(session: Session) -> Sequence[Statement]:
 
 
 def _counted(statement: Statement) -> dict[str, Any]:
-    return {name: getattr(statement, name) for name in _STATEMENT}
+    return {name: getattr(statement, name) for name in STATEMENT}
 
 
 def _fitting(sql: Mapping[int, str], session: Session) -> str:
     return sql[max(lowest for lowest in sql if lowest <= max(session.server.major, 15))]
 
 
-def _since_when(session: Session, at: datetime.datetime, folder: Path) -> Iterator[dict[str, Any]]:
+def _since_when(session: Session, at: datetime.datetime, folder: Location) -> Iterator[dict[str, Any]]:
     """Yield each inactive slot with when it became so: what the server says, else the first snapshot that saw it so.
 
     Each snapshot hands this time on to the next while nobody read the slot in between, so one file tells it all.
@@ -360,7 +288,7 @@ def _without_kind(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_times(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: datetime.datetime.fromisoformat(value) if value and name in _TIMES else value
+        name: datetime.datetime.fromisoformat(value) if value and name in TIMES else value
         for name, value in row.items()
     }
 
@@ -368,60 +296,26 @@ def _with_times(row: Mapping[str, Any]) -> dict[str, Any]:
 # ---- reading ---------------------------------------------------------------------------------------------------
 
 
-def snapshots(whose: Session | Ids, *, folder: Path | None = None) -> tuple[list[Snapshot], list[str]]:
+def snapshots(whose: Session | Ids, *, folder: Location | None = None) -> tuple[list[Snapshot], list[str]]:
     """Return the snapshots of a session's database (or of ``ids``), oldest first, and what was left aside and why.
 
-    A file that is damaged, foreign or newer than this program is one line of the second list, never a failure.
+    A file that is damaged, foreign or newer than this program is one line of the second list, never a failure. Raises
+    RunbookError where the store cannot be reached.
     """
-    identifier, database = ids(whose) if isinstance(whose, Session) else whose
-    found, warnings = [], []
-    for path in sorted(filed(folder or history_folder(), (identifier, database)).glob("*.parquet")):
-        if path.name.startswith("."):
-            continue
-        try:
-            found.append(Snapshot(_taken_at(path, identifier, database), path))
-        except (OSError, ValueError) as problem:
-            warnings.append(f"{path}: left aside: {_reason(problem)}")
-    return sorted(found), warnings
+    whose = ids(whose) if isinstance(whose, Session) else whose
+    return months.index(filed(folder or history_folder(), whose), whose)
 
 
-def _taken_at(path: Path, identifier: str, database: str) -> datetime.datetime:
-    """Return when a file was taken; raises ValueError for one that is not a snapshot of this database."""
-    with path.open("rb") as file:
-        try:
-            metadata = parquet.read_schema(file).metadata or {}
-        except _DAMAGE:
-            raise ValueError("damaged, or not a Parquet file") from None
-    facts = {key.decode(): value.decode() for key, value in metadata.items() if key.startswith(b"pgrunbooks.")}
-    if not {"pgrunbooks.schema_version", "pgrunbooks.taken_at"} <= facts.keys():
-        raise ValueError("a Parquet file, but not a snapshot of pgrunbooks")
-    if int(facts["pgrunbooks.schema_version"]) > SCHEMA_VERSION:
-        raise ValueError("written by a newer pgrunbooks")
-    if (facts.get("pgrunbooks.system_identifier"), facts.get("pgrunbooks.database")) != (identifier, database):
-        raise ValueError("a snapshot of another database")
-    return datetime.datetime.fromisoformat(facts["pgrunbooks.taken_at"])
-
-
-def _reason(problem: Exception) -> str:
-    return (problem.strerror if isinstance(problem, OSError) else None) or str(problem)
-
-
-def read_rows(snapshot: Snapshot | Path, kind: str) -> list[dict[str, Any]]:
-    """Return the rows of one kind in a snapshot, such as 'relation', 'database' or 'sequence'.
+def read_rows(snapshot: Snapshot | Location, kind: str) -> list[dict[str, Any]]:
+    """Return the rows of one kind in a snapshot (or its own file), such as 'relation', 'database' or 'sequence'.
 
     Relations come back as ``size_inventory`` returns them, but with times as datetimes. What an older file did not
     measure yet is None in its rows, or no row at all. Raises pyarrow's ArrowException or OSError where the file is
     damaged.
     """
-    path = snapshot if isinstance(snapshot, Path) else snapshot.path
-    columns = _COLUMNS[kind]
-    with path.open("rb") as source:
-        file = parquet.ParquetFile(source)
-        groups = [it for it in range(file.num_row_groups) if _may_hold(file.metadata.row_group(it), kind)]
-        table = file.read_row_groups(groups, columns=["kind", *columns])
-    # pyarrow's own filters and times would import pandas, which takes longer than all the rest
-    plain = [field.with_type(_INT) if field.name in _TIMES else field for field in table.schema]
-    measured = [row for row in table.cast(pyarrow.schema(plain)).to_pylist() if row["kind"] == kind]
+    path, member = (snapshot.path, snapshot.member) if isinstance(snapshot, Snapshot) else (snapshot, None)
+    columns = COLUMNS[kind]
+    measured = snapshot_file.read(path, kind, list(columns), None if member is None else [member])
     rows = [{name: _read(name, row.get(name)) for name in columns} for row in measured]
     if kind == "relation":
         for row in rows:
@@ -431,20 +325,14 @@ def read_rows(snapshot: Snapshot | Path, kind: str) -> list[dict[str, Any]]:
 
 def _read(name: str, value: Any) -> Any:
     """Return a value with the time that was read as microseconds."""
-    return _time(value) if name in _TIMES and value is not None else value
+    return _time(value) if name in TIMES and value is not None else value
 
 
 def _time(microseconds: int) -> datetime.datetime:
     return _EPOCH + datetime.timedelta(microseconds=microseconds)
 
 
-def _may_hold(group: parquet.RowGroupMetaData, kind: str) -> bool:
-    """Tell whether a part of a file may have rows of a kind; each is written in parts of its own."""
-    kinds = group.column(0).statistics
-    return kinds is None or not kinds.has_min_max or kinds.min <= kind <= kinds.max
-
-
-def since(session: Session, *, now: datetime.datetime | None = None, folder: Path | None = None) -> Since | None:
+def since(session: Session, *, now: datetime.datetime | None = None, folder: Location | None = None) -> Since | None:
     """Return what the newest snapshot that is at least an hour old had measured; None without one.
 
     Counters that were reset since are left out. A crash empties all of them, and those of a database that was made
@@ -462,11 +350,11 @@ def since(session: Session, *, now: datetime.datetime | None = None, folder: Pat
         return Since(
             age_s,
             databases=_databases_then(then, _databases(session)),
-            checkpoints=cluster_then if _counted_on(cluster_then, cluster, _CHECKPOINTS) else None,
+            checkpoints=cluster_then if _counted_on(cluster_then, cluster, CHECKPOINTS) else None,
             subscriptions={
                 row["oid"]: subscriptions[row["oid"]]
                 for row in _subscriptions(session)
-                if _counted_on(subscriptions.get(row["oid"]), row, _ERRORS)
+                if _counted_on(subscriptions.get(row["oid"]), row, ERRORS)
             },
             slots=slots,
         )
@@ -474,7 +362,7 @@ def since(session: Session, *, now: datetime.datetime | None = None, folder: Pat
 
 
 def workload_since(
-    session: Session, *, now: datetime.datetime | None = None, folder: Path | None = None
+    session: Session, *, now: datetime.datetime | None = None, folder: Location | None = None
 ) -> Workload | Skip:
     """Return the session's workload since the newest snapshot that is at least an hour old, else since its reset.
 
@@ -499,9 +387,9 @@ def _databases_then(then: Mapping[str, _Rows], now: _Rows) -> dict[str, dict[str
     (here,), others = then["database"], then["other_database"]
     known = {now[0]["oid"] if here["oid"] is None else here["oid"]: here, **{row["oid"]: row for row in others}}
     # every server has other databases, but files of version 1 have not
-    newer = {**dict.fromkeys(_DATABASE_COUNTERS, 0), "stats_reset": None} if others else None
+    newer = {**dict.fromkeys(DATABASE_COUNTERS, 0), "stats_reset": None} if others else None
     pairs = [(row, known.get(row["oid"], newer)) for row in now]
-    return {row["database"]: old for row, old in pairs if old and _counted_on(old, row, _DATABASE_COUNTERS)}
+    return {row["database"]: old for row, old in pairs if old and _counted_on(old, row, DATABASE_COUNTERS)}
 
 
 def _counted_on(then: Mapping[str, Any] | None, now: Mapping[str, Any], counters: Sequence[str]) -> bool:
@@ -522,59 +410,56 @@ def _unread(then: _Rows, now: _Rows, at: datetime.datetime) -> dict[str, float]:
 
 
 def _newest_first(
-    session: Session, folder: Path, *, before: datetime.datetime
+    session: Session, folder: Location, *, before: datetime.datetime
 ) -> Iterator[tuple[Snapshot, dict[str, _Rows]]]:
     """Yield the snapshots up to a time with what they say of the server, by kind; opens no more than is asked for.
 
     Those of a standby are none of its primary's, which has the same identifier, and the other way round.
     """
     whose = ids(session)
-    latest = before.strftime(_STAMP)
-    for path in sorted(filed(folder, whose).glob("[0-9]*.parquet"), reverse=True):
-        if path.name[: len(latest)] > latest:
-            continue
+    for snapshot in months.newest_first(filed(folder, whose), whose, before=before):
         try:
-            snapshot = Snapshot(_taken_at(path, *whose), path)
-            rows: dict[str, _Rows] = {kind: read_rows(path, kind) for kind in _SERVER_KINDS}
-        except _DAMAGE as problem:
-            _LOG.warning("%s: left aside: %s", path, _reason(problem))
+            rows: dict[str, _Rows] = {kind: read_rows(snapshot, kind) for kind in SERVER_KINDS}
+        except DAMAGE as problem:
+            _LOG.warning("%s: left aside: %s", shown(snapshot.path), snapshot_file.reason(problem))
             continue
-        if snapshot.at <= before and rows["cluster"][0]["in_recovery"] == session.server.in_recovery:
+        if rows["cluster"][0]["in_recovery"] == session.server.in_recovery:
             yield snapshot, rows
 
 
 # ---- asking many files at once -----------------------------------------------------------------------------------
 
 _GROWTH = """
-with measured as (
+with tables as (
     select
-        filename as file,
+        snapshot,
         case when $roll_up then coalesce(parent, relation) else relation end as relation,
         count(parent) as partitions,
         sum(total_bytes)::bigint as total_bytes,
         bool_or(estimated) as estimated
-    from read_parquet($files, union_by_name = true, filename = true)
+    from measured
     where kind = 'relation' and relation_kind <> 'temporary'
     group by all
 )
 select
     relation,
-    coalesce(max(partitions) filter (file = $last), max(partitions)) as partitions,
-    max(total_bytes) filter (file = $first) as first_bytes,
-    max(total_bytes) filter (file = $previous) as previous_bytes,
-    max(total_bytes) filter (file = $last) as last_bytes,
+    coalesce(max(partitions) filter (snapshot = $last), max(partitions)) as partitions,
+    max(total_bytes) filter (snapshot = $first) as first_bytes,
+    max(total_bytes) filter (snapshot = $previous) as previous_bytes,
+    max(total_bytes) filter (snapshot = $last) as last_bytes,
     coalesce(last_bytes, 0) - coalesce(first_bytes, 0) as grown_bytes,
     bool_or(estimated) as estimated
-from measured
+from tables
 group by relation
 order by grown_bytes desc, last_bytes desc nulls last, relation
 """
 
-_DATABASE_SIZES = """
-select epoch_us(taken_at) as taken_us, database_bytes
-from read_parquet($files, union_by_name = true)
-where kind = 'database' and database_bytes is not null
-order by taken_us
+_TABLE_SIZES = """
+select snapshot, sum(total_bytes)::bigint as total_bytes, bool_or(estimated) as estimated
+from measured
+where kind = 'relation' and coalesce(parent, relation) = $relation
+group by snapshot
+order by snapshot
 """
 
 
@@ -586,7 +471,21 @@ def growth(taken: Sequence[Snapshot], *, roll_up: bool = True) -> list[dict[str,
     was). The previous snapshot is the newest that is an hour older than the last. Partitions are summed up under
     their root unless ``roll_up`` is false; temporary tables are left out. Fewer than two snapshots: no rows.
     """
-    return _of_whole_files(lambda whole: _growth(whole, roll_up), taken)
+    if len(taken) < 2:
+        return []
+    first, last = taken[0], taken[-1]
+    span_s = (last.at - first.at).total_seconds()
+    before = [it for it in taken if (last.at - it.at).total_seconds() >= MIN_AGE_S]
+    moments = {"first": first, "previous": before[-1] if before else None, "last": last}
+    asked = list(dict.fromkeys(it for it in moments.values() if it))
+    numbers = {name: asked.index(it) if it else None for name, it in moments.items()}
+    columns = ("relation", "relation_kind", "parent", "total_bytes", "estimated")
+    tables, damaged = _measured_in(asked, "relation", columns)
+    if damaged:
+        return growth([it for it in taken if it.path not in damaged], roll_up=roll_up)
+    rows = _ask(_GROWTH, tables, roll_up=roll_up, **numbers)
+    days = span_s / 86400
+    return [{**row, "daily_bytes": row["grown_bytes"] / days if span_s >= MIN_AGE_S else None} for row in rows]
 
 
 def growers(taken: Sequence[Snapshot], most: int = 10) -> list[dict[str, Any]]:
@@ -596,8 +495,24 @@ def growers(taken: Sequence[Snapshot], most: int = 10) -> list[dict[str, Any]]:
 
 def database_sizes(taken: Sequence[Snapshot]) -> list[dict[str, Any]]:
     """Return the size of the database at each snapshot, oldest first. Columns: taken_at, database_bytes."""
-    rows = _of_whole_files(lambda whole: _ask(_DATABASE_SIZES, whole), taken)
-    return [{"taken_at": _time(row.pop("taken_us")), **row} for row in rows]
+    tables, _ = _measured_in(taken, "database", ("database_bytes",))
+    known = [
+        {"taken_at": taken[number].at, "database_bytes": value}
+        for table in tables
+        for number, value, kind in _values(table, "snapshot", "database_bytes", "kind")
+        if kind == "database" and value is not None
+    ]
+    return sorted(known, key=lambda row: row["taken_at"])
+
+
+def table_sizes(taken: Sequence[Snapshot], relation: str) -> list[dict[str, Any]]:
+    """Return the size of a table with all its partitions at each snapshot that has it, oldest first.
+
+    Columns: taken_at, total_bytes, estimated.
+    """
+    tables, _ = _measured_in(taken, "relation", ("relation", "parent", "total_bytes", "estimated"))
+    rows = _ask(_TABLE_SIZES, tables, relation=relation)
+    return [{"taken_at": taken[row.pop("snapshot")].at, **row} for row in rows]
 
 
 def summary(taken: Sequence[Snapshot], left_aside: Sequence[str] = ()) -> str:
@@ -620,53 +535,57 @@ def summary(taken: Sequence[Snapshot], left_aside: Sequence[str] = ()) -> str:
     )
 
 
-def _growth(taken: Sequence[Snapshot], roll_up: bool) -> list[dict[str, Any]]:
-    if len(taken) < 2:
-        return []
-    first, last = taken[0], taken[-1]
-    span_s = (last.at - first.at).total_seconds()
-    before = [it for it in taken if (last.at - it.at).total_seconds() >= MIN_AGE_S]
-    moments = {"first": first, "previous": before[-1] if before else None, "last": last}
-    files = {name: str(it.path) if it else None for name, it in moments.items()}
-    rows = _ask(_GROWTH, [it for it in moments.values() if it], roll_up=roll_up, **files)
-    days = span_s / 86400
-    return [{**row, "daily_bytes": row["grown_bytes"] / days if span_s >= MIN_AGE_S else None} for row in rows]
-
-
-def _of_whole_files(
-    question: Callable[[Sequence[Snapshot]], list[dict[str, Any]]], taken: Sequence[Snapshot]
-) -> list[dict[str, Any]]:
-    """Ask; where a file proves damaged inside, name it in the log, leave it aside, and ask about the others."""
+def _ask(sql: str, tables: Sequence[pyarrow.Table], **parameters: Any) -> list[dict[str, Any]]:
+    """Ask DuckDB about some tables, which are called ``measured`` together."""
     import duckdb  # a tenth of a second that a look at one file need not wait for
 
-    try:
-        return question(taken)
-    except duckdb.Error:
-        whole = [snapshot for snapshot in taken if _is_whole(snapshot)]
-        if len(whole) == len(taken):
-            raise
-        return question(whole)
-
-
-def _ask(sql: str, taken: Sequence[Snapshot], **parameters: Any) -> list[dict[str, Any]]:
-    import duckdb  # as above
-
-    files = list(dict.fromkeys(str(snapshot.path) for snapshot in taken))
-    if not files:
+    if not tables:
         return []
-    # all that is needed is built in; an extension must never be looked for on the network
-    quiet: dict[str, Any] = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
-    with duckdb.connect(":memory:", config=quiet) as engine:
-        answer = engine.execute(sql, {"files": files, **parameters})
+    with duckdb.connect(":memory:", config=months.QUIET) as engine:
+        engine.register("measured", pyarrow.concat_tables(tables, promote_options="default"))
+        answer = engine.execute(sql, parameters)
         names = [column[0] for column in answer.description or ()]
         return [dict(zip(names, values, strict=True)) for values in answer.fetchall()]
 
 
-def _is_whole(snapshot: Snapshot) -> bool:
-    try:
-        with snapshot.path.open("rb") as file:
-            parquet.read_table(file)
-    except _DAMAGE:
-        _LOG.warning("%s: left aside: damaged", snapshot.path)
-        return False
-    return True
+def _measured_in(
+    taken: Sequence[Snapshot], kind: str, columns: Sequence[str]
+) -> tuple[list[pyarrow.Table], set[Location]]:
+    """Return columns of a kind with ``snapshot``, the number in ``taken``, and the files that proved damaged.
+
+    Each file is read once; the damaged ones are named in the log.
+    """
+    numbers: dict[Location, dict[int | None, int]] = {}
+    for number, snapshot in enumerate(taken):
+        numbers.setdefault(snapshot.path, {})[snapshot.member] = number
+    damaged = set()
+
+    def read(path: Location) -> list[pyarrow.Table]:
+        try:
+            return list(_numbered(path, numbers[path], kind, columns))
+        except DAMAGE as problem:
+            _LOG.warning("%s: left aside: %s", shown(path), snapshot_file.reason(problem))
+            damaged.add(path)
+            return []
+
+    tables = [table for some in each(read, list(numbers)) for table in some]
+    return tables, damaged
+
+
+def _numbered(
+    path: Location, numbers: Mapping[int | None, int], kind: str, columns: Sequence[str]
+) -> Iterator[pyarrow.Table]:
+    """Yield the rows of a kind in a file with the numbers of their snapshots."""
+    members = sorted(member for member in numbers if member is not None)
+    for table in snapshot_file.parts(path, kind, columns, members or None):
+        if members:
+            lookup = [numbers.get(member, 0) for member in range(members[-1] + 1)]
+            snapshot = pyarrow.array(lookup, pyarrow.int32()).take(table["member"].combine_chunks())
+            yield table.drop_columns("member").append_column("snapshot", snapshot)
+        else:
+            snapshot = pyarrow.repeat(pyarrow.scalar(numbers[None], pyarrow.int32()), table.num_rows)
+            yield table.append_column("snapshot", snapshot)
+
+
+def _values(table: pyarrow.Table, *columns: str) -> Iterator[tuple[Any, ...]]:
+    return zip(*(table[name].to_pylist() for name in columns), strict=True)

@@ -180,7 +180,7 @@ def slow_statements(runbook: Runbook, most: int = 10) -> pandas.DataFrame:
 
 
 def _workload(session: Session) -> Workload | Skip:
-    if not filing.place(filing.history_folder(), filing.ids(session)).exists():
+    if not filing.has_history(session):
         return read_workload(session)
     from pgrunbooks import history  # a quarter of a second of Parquet, for those who keep a history
 

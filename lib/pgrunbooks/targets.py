@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import datetime
 import fnmatch
+import math
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import psycopg
 import yaml
 from psycopg.conninfo import conninfo_to_dict
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pgrunbooks import units
 from pgrunbooks.check import catalogue
@@ -22,6 +23,8 @@ from pgrunbooks.sandbox import default_sandbox
 
 SANDBOX = "sandbox"
 M = TypeVar("M", bound="_Model")
+LEVELS = ("all", "hourly", "daily", "weekly")  # how densely a month of the history is kept
+_TOP: dict[str, type] = {"defaults": dict, "targets": dict, "schedule": list, "history": dict}
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 # One field of a cron expression in what every scheduler understands: names of three letters, a step after * or a range.
 _TERM = r"(?:\d+|[a-z]{3})(?:-(?:\d+|[a-z]{3})(?:/\d+)?)?"
@@ -129,6 +132,31 @@ class Schedule(_Model):
         return " ".join(fields)
 
 
+class Keep(_Model):
+    """How long the history keeps one snapshot an hour, then one a day, then one a week; counted in whole months."""
+
+    hourly: Duration = Field(default=math.inf, gt=0)
+    daily: Duration = Field(default=math.inf, gt=0)
+    weekly: Duration = Field(default=math.inf, gt=0)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.hourly <= self.daily <= self.weekly:
+            raise ValueError("needs hourly <= daily <= weekly, where one that is left out is without end")
+        return self
+
+    def level(self, age_s: float) -> str | None:
+        """Return how densely snapshots of that age are kept; None: not at all."""
+        return next((level for level in LEVELS[1:] if age_s < getattr(self, level)), None)
+
+
+class History(_Model):
+    """Where the history lies, and what is kept of it; by default all of it, in a folder of the user's."""
+
+    url: str | None = Field(default=None, min_length=1, description="a folder, or a URL such as s3://bucket/prefix")
+    keep: Keep | None = None
+
+
 class _StrictLoader(yaml.SafeLoader):
     """YAML that refuses a key given twice, where the second would silently win."""
 
@@ -217,6 +245,20 @@ def variables(entry: Schedule, target: str) -> list[str]:
     return sorted({name for text in texts for name in _VARIABLE.findall(text)})
 
 
+def load_history() -> History:
+    """Return where the targets file in force wants the history, and what is kept of it."""
+    path = targets_file()
+    if not path:
+        return History()
+    settings = _read(path)["history"]
+    url = settings.get("url")
+    if isinstance(url, str) and url:
+        url = _expand(url, f"{path}: history.url")
+        is_relative = "://" not in url and not url.startswith("~")
+        settings = {**settings, "url": str(path.absolute().parent / url) if is_relative else url}
+    return _validate(History, settings, f"{path}: history")
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
@@ -228,15 +270,11 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path}:{line} is not YAML: {problem or 'cannot be parsed'}") from None
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path}: needs the key 'targets'")
-    unknown = set(content) - {"defaults", "targets", "schedule"}
+    unknown = set(content) - set(_TOP)
     if unknown:
-        raise ConfigurationError(f"{path}: {min(map(str, unknown))}: unknown key; known: defaults, targets, schedule")
-    content = {
-        "targets": content.get("targets") or {},
-        "defaults": content.get("defaults") or {},
-        "schedule": content.get("schedule") or [],
-    }
-    for key, wanted in (("targets", dict), ("defaults", dict), ("schedule", list)):
+        raise ConfigurationError(f"{path}: {min(map(str, unknown))}: unknown key; known: {', '.join(_TOP)}")
+    content = {key: content.get(key) or wanted() for key, wanted in _TOP.items()}
+    for key, wanted in _TOP.items():
         if not isinstance(content[key], wanted):
             raise ConfigurationError(f"{path}: {key}: needs a {wanted.__name__}, got {type(content[key]).__name__}")
     if "dsn" in content["defaults"]:

@@ -336,7 +336,7 @@ class _Run:
     def _since(self) -> Since | None:
         if not self._history:
             self._history.append(None)
-            if filing.place(filing.history_folder(), filing.ids(self.session)).exists():
+            if filing.has_history(self.session):
                 from pgrunbooks import history  # Parquet is for those who keep a history
 
                 self._history[0] = history.since(self.session)

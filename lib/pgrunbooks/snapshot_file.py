@@ -1,0 +1,204 @@
+"""What a file of the history holds: rows of several kinds, either one snapshot's or those of a whole month.
+
+The schema has a version; what an older file did not measure yet is missing in it, and reads as None. Checksums of the
+pages tell a damaged file from a whole one.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, BinaryIO, NamedTuple
+
+import pyarrow
+from pyarrow import parquet
+
+from pgrunbooks import store
+from pgrunbooks.filing import Ids
+from pgrunbooks.store import Location
+
+SCHEMA_VERSION = 3  # 2: the other databases' counters, checkpoints, subscriptions, slots, statements; 3: months
+DAMAGE = (pyarrow.ArrowException, OSError, ValueError)
+_LOG = logging.getLogger(__name__)
+
+_TEXT, INT, _BOOL, _TIME = pyarrow.string(), pyarrow.int64(), pyarrow.bool_(), pyarrow.timestamp("us", "UTC")
+_RELATION = {
+    **dict.fromkeys(("relation", "schema", "name", "relation_kind", "parent"), _TEXT),
+    **dict.fromkeys(("oid", "heap_bytes", "toast_bytes", "index_bytes", "fsm_vm_bytes", "total_bytes"), INT),
+    "estimated": _BOOL,
+    **dict.fromkeys(("rows", "n_live", "n_dead", "inserted", "updated", "deleted", "hot_updated"), INT),
+    **dict.fromkeys(("last_vacuum", "last_autovacuum", "last_analyze", "last_autoanalyze"), _TIME),
+}
+_SEQUENCE = dict.fromkeys(("last_value", "min_value", "max_value", "increment_by"), INT)
+_CONFLICTS = tuple(f"confl_{why}" for why in ("tablespace", "lock", "snapshot", "bufferpin", "deadlock", "logicalslot"))
+DATABASE_COUNTERS = (
+    *("xact_commit", "xact_rollback", "blks_read", "blks_hit", "temp_files", "temp_bytes", "deadlocks", "conflicts"),
+    *_CONFLICTS,
+)
+_DATABASE = {**dict.fromkeys(("database_bytes", *DATABASE_COUNTERS), INT), "stats_reset": _TIME}
+CHECKPOINTS = ("timed_checkpoints", "requested_checkpoints")
+_CLUSTER = {
+    **{"wal_bytes": INT, "in_recovery": _BOOL, "server_version_num": INT, "started_at": _TIME},
+    **dict.fromkeys(CHECKPOINTS, INT),
+    **{"stats_reset": _TIME, "counting_since": _TIME},
+}
+ERRORS = ("apply_errors", "sync_errors")
+_SUBSCRIPTION = {**dict.fromkeys(ERRORS, INT), "stats_reset": _TIME}
+_SLOT = {"lsn_bytes": INT, "inactive_since": _TIME}
+STATEMENT = {"queryid": INT, "calls": INT, "total_ms": pyarrow.float64(), "rows": INT}
+COLUMNS = {
+    "relation": _RELATION,
+    "sequence": {**dict.fromkeys(("relation", "schema", "name"), _TEXT), "oid": INT, **_SEQUENCE},
+    "database": {"name": _TEXT, "oid": INT, **_DATABASE},
+    "other_database": {"name": _TEXT, "oid": INT, **_DATABASE},
+    "cluster": _CLUSTER,
+    "subscription": {"name": _TEXT, "oid": INT, **_SUBSCRIPTION},
+    "slot": {"name": _TEXT, **_SLOT},
+    "statement": STATEMENT,
+}
+_EVERY = {**_RELATION, **_SEQUENCE, **_DATABASE, **_CLUSTER, **_SUBSCRIPTION, **_SLOT, **STATEMENT}
+SCHEMA = pyarrow.schema(list({"kind": _TEXT, "taken_at": _TIME, **_EVERY}.items()))
+SERVER_KINDS = ("cluster", "database", "other_database", "subscription", "slot")  # few rows each
+TIMES = frozenset(field.name for field in SCHEMA if field.type == _TIME)
+
+MONTH = SCHEMA.append(pyarrow.field("member", pyarrow.int32()))
+
+
+class Member(NamedTuple):
+    """One snapshot: the name that its own file had, without the suffix, and when it was taken."""
+
+    name: str
+    at: datetime.datetime
+
+
+class Facts(NamedTuple):
+    """What a file says of itself: the snapshots in it, those that it replaces, and when it was written."""
+
+    members: tuple[Member, ...]
+    replaces: frozenset[str]
+    written_at: datetime.datetime
+    is_month: bool
+
+
+def facts(place: Location, whose: Ids) -> Facts:
+    """Return what a file says of itself; raises ValueError for one that is not of this database's history."""
+    with store.opened(place) as file:
+        try:
+            metadata = parquet.read_schema(file).metadata or {}
+        except DAMAGE:
+            raise ValueError("damaged, or not a Parquet file") from None
+    said = {
+        key.decode().removeprefix("pgrunbooks."): value.decode()
+        for key, value in metadata.items()
+        if key.startswith(b"pgrunbooks.")
+    }
+    if not {"schema_version", "taken_at"} <= said.keys():
+        raise ValueError("a Parquet file, but not a snapshot of pgrunbooks")
+    if int(said["schema_version"]) > SCHEMA_VERSION:
+        raise ValueError("written by a newer pgrunbooks")
+    if (said.get("system_identifier"), said.get("database")) != whose:
+        raise ValueError("a snapshot of another database")
+    at = datetime.datetime.fromisoformat(said["taken_at"])
+    if "members" not in said:
+        stem = str(place).rpartition("/")[2].removesuffix(".parquet")
+        return Facts((Member(stem, at),), frozenset(), at, False)
+    members = tuple(Member(name, datetime.datetime.fromisoformat(then)) for name, then in json.loads(said["members"]))
+    return Facts(members, frozenset(json.loads(said["replaces"])), at, True)
+
+
+def reason(problem: Exception) -> str:
+    """Return in words why a file is left aside."""
+    return (problem.strerror if isinstance(problem, OSError) else None) or " ".join(str(problem).split())
+
+
+def writer_of(file: BinaryIO, whose: Ids, at: datetime.datetime) -> parquet.ParquetWriter:
+    """Return a writer for the rows of one snapshot, taken at that time."""
+    return _writer(file, SCHEMA, _signed(whose, at))
+
+
+def writer_of_month(
+    file: BinaryIO, whose: Ids, at: datetime.datetime, members: Sequence[Member], replaces: Collection[str]
+) -> parquet.ParquetWriter:
+    """Return a writer for the rows of many snapshots, with the column ``member``: the number of the snapshot."""
+    metadata = {
+        **_signed(whose, at),
+        "pgrunbooks.members": json.dumps([(it.name, it.at.isoformat()) for it in members]),
+        "pgrunbooks.replaces": json.dumps(sorted(replaces)),
+    }
+    return _writer(file, MONTH, metadata)
+
+
+def _signed(whose: Ids, at: datetime.datetime) -> dict[str, str]:
+    return {
+        "pgrunbooks.schema_version": str(SCHEMA_VERSION),
+        "pgrunbooks.taken_at": at.isoformat(),
+        "pgrunbooks.system_identifier": whose[0],
+        "pgrunbooks.database": whose[1],
+    }
+
+
+def _writer(file: BinaryIO, schema: pyarrow.Schema, metadata: dict[str, str]) -> parquet.ParquetWriter:
+    return parquet.ParquetWriter(file, schema.with_metadata(metadata), compression="zstd", write_page_checksum=True)
+
+
+def is_whole(place: Location) -> bool:
+    """Tell whether every page of a file can be read; names it in the log where not."""
+    try:
+        with store.opened(place) as source:
+            file = _file(source)
+            for number in range(file.num_row_groups):
+                file.read_row_group(number)
+    except DAMAGE:
+        _LOG.warning("%s: left aside: damaged", store.shown(place))
+        return False
+    return True
+
+
+def read(
+    place: Location, kind: str, columns: Sequence[str], members: Collection[int] | None = None
+) -> list[dict[str, Any]]:
+    """Return the rows of a kind, those of a month with the column ``member``; times are microseconds.
+
+    What an older file did not measure is missing in its rows. Raises one of ``DAMAGE`` where the file is damaged.
+    """
+    return [row for part in parts(place, kind, columns, members) for row in part.to_pylist() if row["kind"] == kind]
+
+
+def parts(
+    place: Location, kind: str, columns: Sequence[str], members: Collection[int] | None = None
+) -> Iterator[pyarrow.Table]:
+    """Yield tables that hold the rows of a kind; one of a month holds those of the ``members`` alone.
+
+    Rows of another kind may be among those of a single snapshot. Raises as ``read`` does.
+    """
+    wanted = ["kind", *columns] if members is None else ["kind", "member", *columns]
+    with store.opened(place) as source:
+        file = _file(source)
+        for number in range(file.num_row_groups):
+            if _may_hold(file.metadata.row_group(number), kind):
+                table = _plain(file.read_row_group(number, columns=wanted))
+                yield table if members is None else _only(table, members)
+
+
+def _file(source: BinaryIO) -> parquet.ParquetFile:
+    return parquet.ParquetFile(source, page_checksum_verification=True)
+
+
+def _plain(table: pyarrow.Table) -> pyarrow.Table:
+    """Return a table with microseconds for times: pyarrow would import pandas for these, which takes a second."""
+    plain = [field.with_type(INT) if field.name in TIMES else field for field in table.schema]
+    return table.cast(pyarrow.schema(plain))
+
+
+def _only(table: pyarrow.Table, members: Collection[int]) -> pyarrow.Table:
+    from pyarrow import compute  # and pandas with it: for months only
+
+    return table.filter(compute.is_in(table["member"], pyarrow.array(list(members), pyarrow.int32())))
+
+
+def _may_hold(group: parquet.RowGroupMetaData, kind: str) -> bool:
+    """Tell whether a part of a file may have rows of a kind; each is written in parts of its own."""
+    kinds = group.column(0).statistics
+    return kinds is None or not kinds.has_min_max or kinds.min <= kind <= kinds.max
