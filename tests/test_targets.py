@@ -252,3 +252,9 @@ class TestTheHistory:
             self.load(tmp_path, monkeypatch, text)
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
+
+    def test_that_is_wrong_is_told_whatever_is_asked_of_a_target(self, tmp_path, monkeypatch):
+        with pytest.raises(ConfigurationError, match="unknown key"):
+            self.load(tmp_path, monkeypatch, "{path: a}")
+        with pytest.raises(ConfigurationError, match=r"history\.path: unknown key"):
+            load_target("sandbox")

@@ -27,7 +27,7 @@ _ABANDONED_S = 3600.0
 _AT_ONCE = 16  # requests; each waits for the network far longer than it works
 # An object store that does not answer must not hold up the page of an incident.
 _PATIENCE: dict[str, dict[str, Any]] = {
-    "s3": {"config_kwargs": {"connect_timeout": 5, "read_timeout": 15, "retries": {"max_attempts": 1}}}
+    "s3": {"config_kwargs": {"connect_timeout": 5, "read_timeout": 10, "retries": {"max_attempts": 1}}}
 }
 
 
@@ -175,6 +175,8 @@ def _reached(url: str, *, is_read: bool = False) -> Iterator[tuple[Any, str]]:
         files, path = url_to_fs(url, **_PATIENCE.get(url.partition("://")[0], {}))
     except (ValueError, ImportError) as error:
         raise ConfigurationError(f"{shown(url)}: no store for a history: {_line(error)}") from None
+    if hasattr(files, "retries"):
+        files.retries = 1  # s3fs: five, each of which botocore repeats
     try:
         yield files, path
     except RunbookError:

@@ -199,6 +199,8 @@ def load_target(name: str) -> Target:
     """
     path = targets_file()
     content = _read(path) if path else {"targets": {}, "defaults": {}}
+    if path:
+        _history(path, content["history"])  # a mistake there is told before anything connects
     entry = content["targets"].get(name)
     if entry is None and name == SANDBOX:
         entry = {}
@@ -248,9 +250,10 @@ def variables(entry: Schedule, target: str) -> list[str]:
 def load_history() -> History:
     """Return where the targets file in force wants the history, and what is kept of it."""
     path = targets_file()
-    if not path:
-        return History()
-    settings = _read(path)["history"]
+    return _history(path, _read(path)["history"]) if path else History()
+
+
+def _history(path: Path, settings: dict[str, Any]) -> History:
     url = settings.get("url")
     if isinstance(url, str) and url:
         url = _expand(url, f"{path}: history.url")
