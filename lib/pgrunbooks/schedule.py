@@ -29,6 +29,7 @@ from cronsim import CronSim
 from pgrunbooks.errors import ConfigurationError
 from pgrunbooks.filing import history_folder
 from pgrunbooks.record import runbooks
+from pgrunbooks.store import Location
 from pgrunbooks.targets import Schedule, load_schedule, targets_file, variables
 
 _LONGEST_NAME = 52  # of a CronJob: the name of its job appends eleven characters to it and is a label of 63
@@ -58,7 +59,7 @@ class Place:
     python: Path
     targets: Path
     out: Path
-    history: Path
+    history: Location
     user: str
     version: str
 

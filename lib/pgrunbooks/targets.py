@@ -256,7 +256,7 @@ def load_history() -> History:
 def _history(path: Path, settings: dict[str, Any]) -> History:
     url = settings.get("url")
     if isinstance(url, str) and url:
-        url = _expand(url, f"{path}: history.url")
+        url = expand(url, f"{path}: history.url")
         is_relative = "://" not in url and not url.startswith("~")
         settings = {**settings, "url": str(path.absolute().parent / url) if is_relative else url}
     return _validate(History, settings, f"{path}: history")
