@@ -75,6 +75,21 @@ from pg_catalog.pg_database as d
 where d.datname = pg_catalog.current_database()
 """
 
+# pg_tablespace_size needs CREATE or pg_read_all_stats, but for the database's own default one; a relation's file that
+# goes away while it walks is left out.
+_TABLESPACES = """
+select
+    pg_catalog.quote_ident(t.spcname) as name,
+    t.oid::int8 as oid,
+    case
+        when pg_catalog.has_tablespace_privilege(t.oid, 'create')
+            or pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'usage')
+        then pg_catalog.pg_tablespace_size(t.oid)
+    end as tablespace_bytes
+from pg_catalog.pg_tablespace as t
+order by t.oid
+"""
+
 # A crash empties all counters and gives those of the whole server a new stats_reset; somebody who resets some of them
 # by name leaves the older of two alone.
 _CLUSTER_15 = """
@@ -224,6 +239,7 @@ def _measured(session: Session, at: datetime.datetime, folder: Location) -> Iter
     yield [{"kind": "cluster", **_cluster(session)}]
     yield [{"kind": "database", **here, **session.rows(_DATABASE_SIZE)[0]}]
     yield [{"kind": "other_database", **row} for row in others]
+    yield [{"kind": "tablespace", **row} for row in session.rows(_TABLESPACES)]
     yield [{"kind": "subscription", **row} for row in _subscriptions(session)]
     yield [{"kind": "slot", **row} for row in _since_when(session, at, folder)]
     yield [{"kind": "statement", **_counted(it)} for it in _statements(session)]
@@ -304,6 +320,25 @@ def snapshots(whose: Session | Ids, *, folder: Location | None = None) -> tuple[
     """
     whose = ids(whose) if isinstance(whose, Session) else whose
     return months.index(filed(folder or history_folder(), whose), whose)
+
+
+def spread(session: Session, *, most: int, days: float, folder: Location | None = None) -> list[Snapshot]:
+    """Return at most so many snapshots of the last ``days`` before the newest, evenly spread over them, oldest first.
+
+    One that is damaged or foreign is left aside, and named in the log.
+    """
+    taken, left_aside = snapshots(session, folder=folder)
+    for line in left_aside:
+        _LOG.warning("%s", line)
+    if not taken:
+        return []
+    end = taken[-1].at
+    near = [it for it in taken if (end - it.at).total_seconds() <= days * 86400]
+    if len(near) <= most:
+        return near
+    wide_s = (end - near[0].at).total_seconds() / most
+    # the last of each bucket; the newest is the last of its own
+    return list({int((end - it.at).total_seconds() / wide_s): it for it in near}.values())[-most:]
 
 
 def read_rows(snapshot: Snapshot | Location, kind: str) -> list[dict[str, Any]]:
@@ -463,6 +498,41 @@ order by snapshot
 """
 
 
+# Of a partitioned table what grew in the partitions that are there; those that were dropped are no growth.
+_STEPS = """
+with sized as (
+    select snapshot, oid, coalesce(parent, relation) as root, total_bytes, estimated
+    from measured
+    where kind = 'relation' and relation_kind <> 'temporary'
+        and (schema not in ('pg_catalog', 'information_schema') or name = 'pg_largeobject')
+),
+runs as (
+    select snapshot, lag(snapshot) over (order by snapshot) as before from (select distinct snapshot from sized)
+),
+large as (
+    select root from sized
+    where snapshot = (select max(snapshot) from sized)
+    group by root having sum(total_bytes) >= $least_bytes
+)
+select
+    m.root as table,
+    m.snapshot,
+    r.before,
+    sum(m.total_bytes)::bigint as total_bytes,
+    sum(m.total_bytes - coalesce(b.total_bytes, 0))::bigint as grown_bytes,
+    bool_or(m.estimated or coalesce(b.estimated, false)) as estimated
+from sized as m
+join large as l on l.root = m.root
+join runs as r on r.snapshot = m.snapshot
+left join sized as b on b.snapshot = r.before and b.oid = m.oid
+where r.before is not null
+group by m.root, m.snapshot, r.before
+having count(b.oid) > 0
+order by m.root, m.snapshot
+"""
+_STEPPED = ("relation", "relation_kind", "parent", "schema", "name", "oid", "total_bytes", "estimated")
+
+
 def growth(taken: Sequence[Snapshot], *, roll_up: bool = True) -> list[dict[str, Any]]:
     """Return how much each table grew between the first, the previous and the last of some snapshots, most first.
 
@@ -513,6 +583,57 @@ def table_sizes(taken: Sequence[Snapshot], relation: str) -> list[dict[str, Any]
     tables, _ = _measured_in(taken, "relation", ("relation", "parent", "total_bytes", "estimated"))
     rows = _ask(_TABLE_SIZES, tables, relation=relation)
     return [{"taken_at": taken[row.pop("snapshot")].at, **row} for row in rows]
+
+
+def tablespace_sizes(taken: Sequence[Snapshot]) -> list[dict[str, Any]]:
+    """Return the size of each tablespace at each snapshot, oldest first. Columns: taken_at, name, tablespace_bytes.
+
+    The bytes are None where the role of that run might not look. Snapshots of older versions hold none.
+    """
+    tables, _ = _measured_in(taken, "tablespace", ("name", "tablespace_bytes"))
+    known = [
+        {"taken_at": taken[number].at, "name": name, "tablespace_bytes": value}
+        for table in tables
+        if "tablespace_bytes" in table.column_names
+        for number, name, value, kind in _values(table, "snapshot", "name", "tablespace_bytes", "kind")
+        if kind == "tablespace"
+    ]
+    return sorted(known, key=lambda row: (row["taken_at"], row["name"]))
+
+
+def table_steps(taken: Sequence[Snapshot], least_bytes: float) -> list[dict[str, Any]]:
+    """Return how much each table of that size grew from one snapshot to the next, partitions under their root.
+
+    Columns: table, before, taken_at, total_bytes, grown_bytes, estimated. A partition that was dropped in between
+    counts for nothing, one that was made with all that it holds.
+    """
+    tables, _ = _measured_in(taken, "relation", _STEPPED)
+    rows = _ask(_STEPS, tables, least_bytes=least_bytes)
+    return [{"before": taken[row.pop("before")].at, "taken_at": taken[row.pop("snapshot")].at, **row} for row in rows]
+
+
+def what_moved(before: Snapshot, after: Snapshot) -> str | None:
+    """Return in words which table's size changed most between two snapshots, and what that looks like; None: none."""
+    then = {row["oid"]: row for row in read_rows(before, "relation")}
+    now = {row["oid"]: row for row in read_rows(after, "relation")}
+    moves = [
+        ((now[oid]["total_bytes"] if oid in now else 0) - (then[oid]["total_bytes"] if oid in then else 0), oid)
+        for oid in then.keys() | now.keys()
+    ]
+    by, oid = max(moves, key=lambda it: (abs(it[0]), it[1]), default=(0, 0))
+    if not by:
+        return None
+    old, new = then.get(oid), now.get(oid)
+    row = new or old or {}
+    name = f"{'partition ' if row['parent'] else ''}{row['relation']}"
+    if not new:
+        return f"{name} was dropped"
+    if not old:
+        return f"{name} was made and filled"
+    if by > 0:
+        return f"{name} was loaded"
+    emptied = (new["rows"] or 0) < 0.9 * (old["rows"] or 0)
+    return f"{name} was purged" if emptied else f"{name} was rewritten (VACUUM FULL, CLUSTER)"
 
 
 def summary(taken: Sequence[Snapshot], left_aside: Sequence[str] = ()) -> str:

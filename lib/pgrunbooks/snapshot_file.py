@@ -19,7 +19,9 @@ from pgrunbooks import store
 from pgrunbooks.filing import Ids
 from pgrunbooks.store import Location
 
-SCHEMA_VERSION = 3  # 2: the other databases' counters, checkpoints, subscriptions, slots, statements; 3: months
+SCHEMA_VERSION = (
+    3  # 2: the other databases' counters, checkpoints, subscriptions, slots, statements; 3: months and tablespaces
+)
 DAMAGE = (pyarrow.ArrowException, OSError, ValueError)
 _LOG = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ _CLUSTER = {
 ERRORS = ("apply_errors", "sync_errors")
 _SUBSCRIPTION = {**dict.fromkeys(ERRORS, INT), "stats_reset": _TIME}
 _SLOT = {"lsn_bytes": INT, "inactive_since": _TIME}
+_TABLESPACE = {"tablespace_bytes": INT}
 STATEMENT = {"queryid": INT, "calls": INT, "total_ms": pyarrow.float64(), "rows": INT}
 COLUMNS = {
     "relation": _RELATION,
@@ -57,8 +60,9 @@ COLUMNS = {
     "subscription": {"name": _TEXT, "oid": INT, **_SUBSCRIPTION},
     "slot": {"name": _TEXT, **_SLOT},
     "statement": STATEMENT,
+    "tablespace": {"name": _TEXT, "oid": INT, **_TABLESPACE},
 }
-_EVERY = {**_RELATION, **_SEQUENCE, **_DATABASE, **_CLUSTER, **_SUBSCRIPTION, **_SLOT, **STATEMENT}
+_EVERY = {**_RELATION, **_SEQUENCE, **_DATABASE, **_CLUSTER, **_SUBSCRIPTION, **_SLOT, **STATEMENT, **_TABLESPACE}
 SCHEMA = pyarrow.schema(list({"kind": _TEXT, "taken_at": _TIME, **_EVERY}.items()))
 SERVER_KINDS = ("cluster", "database", "other_database", "subscription", "slot")  # few rows each
 TIMES = frozenset(field.name for field in SCHEMA if field.type == _TIME)
