@@ -69,6 +69,7 @@ class Target(_Model):
     statement_timeout: Duration = Field(default=15.0, gt=0, description="for each statement of ours")
     lock_timeout: Duration = Field(default=0.5, gt=0, description="for each lock that a statement of ours waits for")
     disk_bytes: Bytes | None = Field(default=None, description="what the volume holds in all")
+    tablespaces: dict[str, Bytes] = Field(default={}, description="name -> what its own volume holds in all")
     memory_bytes: Bytes | None = Field(default=None, description="main memory of the server's host")
     backup_max_age: Duration | None = None
     pooler: str | None = Field(default=None, repr=False, description="libpq string of PgBouncer's admin console")
