@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib.dates as mdates
@@ -16,6 +18,7 @@ from pgrunbooks.check import Finding, Rows
 from pgrunbooks.checks._indexes import is_bound, whole
 from pgrunbooks.checks._sessions import Row, Tree, count, trees
 from pgrunbooks.display import cut, duration, printable, size
+from pgrunbooks.forecast import Days, Forecast, forecast
 from pgrunbooks.masking import command
 from pgrunbooks.sizes import SYSTEM, rolled_up
 
@@ -32,6 +35,7 @@ _USES = {
 _STATES = {"in transaction": ROOT, "active": INDEX, "idle": HEAP}
 _NOT_ASKED = "This could not be asked; the verdict says why"
 _MOST_TABLES = 10
+_MOST_SHIFTS = 4
 
 
 def lock_tree(rows: Rows | None) -> Axes:
@@ -472,16 +476,133 @@ def growth_lines(rows: Rows) -> Axes:
         color=INK,
     )
     axes.margins(x=0.08)
+    _dates(axes)
+    axes.set_xlabel("time of the snapshot, UTC", color=INK, fontsize=9)
+    axes.set_ylabel(f"size of the database, {unit}", color=INK, fontsize=9)
+    return axes
+
+
+def fan_chart(rows: Rows, disk_bytes: float | None = None) -> Axes:
+    """Draw the growth of the database so far and what may come, with its 50 % and 80 % intervals.
+
+    ``rows`` are those of ``history.database_sizes``. Level shifts are marked; ``disk_bytes`` draws the limit, and
+    then the title says when it is reached.
+    """
+    return _fan([(row["taken_at"], row["database_bytes"]) for row in rows], "The database", disk_bytes)
+
+
+def disk_fan(rows: Rows | None) -> Axes:
+    """Draw when the disk is full: the growth of the tablespaces so far and what may come, against the room there is.
+
+    ``rows`` are those of the check disk-full-forecast, None where it could not be asked; of several volumes the one
+    that is full first is drawn. Level shifts are labelled with what they were.
+    """
+    if not rows:
+        return _nothing("The target does not name its disk_bytes" if rows is not None else _NOT_ASKED)
+    if not (volumes := [row for row in rows if "points" in row]):
+        return _nothing(f"No forecast: {rows[0]['why']}")
+    row = min(volumes, key=_soonest)
+    what = f"Tablespace {row['tablespace']}" if row["tablespace"] else "The disk"
+    causes = {datetime.datetime.fromisoformat(it["at"]): it["cause"] for it in row["shifts"]}
+    return _fan(row["points"], what, row["disk_bytes"], row["wal_bytes"], causes)
+
+
+def _soonest(row: Row) -> float:
+    days = forecast(row["points"]).days_until(row["disk_bytes"] - row["wal_bytes"])
+    return math.inf if days is None or days.lower is None else days.lower
+
+
+def _fan(
+    points: Sequence[tuple[datetime.datetime, int]],
+    what: str,
+    disk_bytes: float | None,
+    wal_bytes: float = 0.0,
+    causes: Mapping[datetime.datetime, str | None] = MappingProxyType({}),
+) -> Axes:
+    foretold = forecast(points)
+    if foretold.basis == "none" or foretold.last is None:
+        return _nothing(f"No forecast: {foretold.model}")
+    room = None if disk_bytes is None else disk_bytes - wal_bytes
+    days = foretold.days_until(room) if room is not None else None
+    horizon = float(min(max((points[-1][0] - points[0][0]).days, 14), 90))
+    if days and days.median:
+        horizon = min(max(horizon, 1.25 * days.median), 365)
+    ahead, paths = foretold.paths(horizon)
+    times = mdates.date2num(ahead)
+    top = max(paths[0.75][-1], *(size for _, size in points), room or 0)
+    if room is not None and room > 5 * max(paths[0.9][-1], points[-1][1]):
+        top = paths[0.9][-1]  # far away: the line would press the rest flat
+    unit, divisor = _unit(top)
+
+    def scaled(sizes: Iterable[float]) -> list[float]:
+        return [size / divisor for size in sizes]
+
+    axes = _axes(height=3.4)
+    _claim(axes, _fan_claim(foretold, days, what, disk_bytes))
+    axes.fill_between(times, scaled(paths[0.1]), scaled(paths[0.9]), color=INDEX, alpha=0.16, linewidth=0)
+    axes.fill_between(times, scaled(paths[0.25]), scaled(paths[0.75]), color=INDEX, alpha=0.26, linewidth=0)
+    axes.plot(times, scaled(paths[0.5]), color=INDEX, linewidth=1.4, linestyle="--")
+    known = sorted(points)
+    first = mdates.date2num(known[0][0])
+    axes.plot(mdates.date2num([at for at, _ in known]), scaled(size for _, size in known), color=INK, linewidth=1.8)
+    low = min(*(size for _, size in points), paths[0.25][-1]) / divisor
+    high = top / divisor
+    margin = 0.08 * (high - low or high)
+    axes.set_ylim(max(low - margin, 0), high + 2 * margin)
+    for shift in sorted(foretold.shifts, key=lambda it: -abs(it.bytes))[:_MOST_SHIFTS]:
+        sizes = dict(known)
+        middle = min(sizes[shift.after], sizes[shift.at]) / divisor
+        at = mdates.date2num(shift.at)
+        axes.plot([at, at], scaled([sizes[shift.after], sizes[shift.at]]), color=TOAST, linewidth=3)
+        cause = causes.get(shift.at)
+        text = f"{'+' if shift.is_up else '-'}{size(abs(shift.bytes))}" + (
+            f": {cut(printable(cause), 44)}" if cause else ""
+        )
+        is_late = at > (first + times[-1]) / 2
+        is_low = middle - low < (high - low) / 8  # no room below it
+        place: dict[str, Any] = {
+            "xytext": (-8 if is_late else 8, 8 if is_low else -8),
+            "ha": "right" if is_late else "left",
+        }
+        text = text.replace("$", r"\$")
+        axes.annotate(text, (at, middle), textcoords="offset points", va="center", fontsize=8.5, color=TOAST, **place)
+    if room is not None and room / divisor <= high + 2 * margin:
+        axes.axhline(room / divisor, color=ROOT, linewidth=1, linestyle="--")
+        less = f" less {size(wal_bytes)} of WAL" if wal_bytes else ""
+        label = f"room for {size(room)}: the disk{less}" if less else f"the disk, {size(room)}"
+        place = {"xytext": (4, 3), "textcoords": "offset points", "va": "bottom"}
+        axes.annotate(label, (first, room / divisor), fontsize=8.5, color=ROOT, **place)
+    axes.set_xlim(first, times[-1])
+    _dates(axes)
+    axes.set_xlabel("time, UTC; the fan holds 50 % and 80 % of what may come", color=INK, fontsize=9)
+    axes.set_ylabel(f"size, {unit}", color=INK, fontsize=9)
+    return axes
+
+
+def _fan_claim(foretold: Forecast, days: Days | None, what: str, disk_bytes: float | None) -> str:
+    _, rate, _ = foretold.daily_bytes or (0.0, 0.0, 0.0)
+    grows = "does not grow any more" if foretold.is_plateau else f"grows by {size(rate)} a day"
+    if rate < 0:
+        grows = f"shrinks by {size(-rate)} a day"
+    if days and days.lower is not None and days.lower == 0 and days.median == 0:
+        return f"{what} is full: {size(disk_bytes or 0)}"
+    if days and days.lower is not None:
+        latest = "more than a year" if days.upper is None else f"{days.upper:.0f} days"
+        fills = "fills the disk" if what == "The database" else "is full"
+        return f"{what} {fills} in {days.lower:.0f} to {latest}" + f": it {grows}"
+    full = " and is not full within a year" if days else ""
+    return f"{what} {grows}{full}" + ("" if foretold.basis == "model" else " (few points: a range)")
+
+
+def _dates(axes: Axes) -> None:
+    """Write times on the x axis in few words, and lines for the sizes."""
     locator = mdates.AutoDateLocator(minticks=3, maxticks=7)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator))
     axes.xaxis.get_offset_text().set_color(INK)
     axes.xaxis.get_offset_text().set_fontsize(8.5)
-    axes.set_xlabel("time of the snapshot, UTC", color=INK, fontsize=9)
-    axes.set_ylabel(f"size of the database, {unit}", color=INK, fontsize=9)
     axes.spines["left"].set_visible(True)
     axes.grid(axis="y", color=QUIET, alpha=0.3, linewidth=0.6)
-    return axes
 
 
 def _relation(name: str) -> str:
