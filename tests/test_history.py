@@ -75,6 +75,27 @@ class TestASnapshot:
         sequences = {row["relation"]: row["last_value"] for row in history.read_rows(path, "sequence")}
         assert sequences["shop.orders_id_seq"] >= 200_000  # other tests let the shop work
 
+    def test_holds_the_sizes_of_the_tablespaces(self, session, folder):
+        for day in range(3):
+            path = history.record_snapshot(session, at=MONDAY + day * DAY, folder=folder)
+        taken, _ = history.snapshots(session, folder=folder)
+        read = history.tablespace_sizes(taken)
+        assert [(it["taken_at"], it["name"]) for it in read] == [
+            (MONDAY + day * DAY, name) for day in range(3) for name in ("pg_default", "pg_global")
+        ]
+        (facts,) = session.rows("select pg_tablespace_size('pg_default') as bytes")
+        assert abs(read[-2]["tablespace_bytes"] - facts["bytes"]) < 1_000_000
+        make_version_1(path)
+        assert len(history.tablespace_sizes(taken)) == 4
+
+    def test_many_are_thinned_by_their_names_and_the_newest_is_kept(self, session, folder):
+        path = history.record_snapshot(session, at=MONDAY, folder=folder)
+        paths = [history.record_snapshot(session, at=MONDAY + hour * HOUR, folder=folder) for hour in range(1, 25)]
+        kept = history.spread(session, most=6, days=1, folder=folder)
+        assert (len(kept), kept[-1].path) == (6, paths[-1])
+        assert path not in {it.path for it in history.spread(session, most=99, days=0.5, folder=folder)}
+        assert len(history.spread(session, most=99, days=0.5, folder=folder)) == 13
+
     def test_lies_below_the_servers_identifier_and_the_database(self, session, folder):
         path = history.record_snapshot(session, at=MONDAY, folder=folder)
         identifier = session.server.system_identifier
