@@ -135,7 +135,8 @@ def main() -> None:
         *parts,
         "Read it so: 'median error, share of the series whose day lay inside the 80 % interval'. predict_linear has no"
         " interval of its own; its regression's was taken. Of public data a step is taken as a day. The method was"
-        " looked at on the tuned shapes with the seeds from 1000 on. A first run of this page with the seeds from 1 on showed"
+        " looked at on the tuned shapes with the seeds from 1000 on."
+        " A first run of this page with the seeds from 1 on showed"
         " two faults, loads in bursts that were taken for level shifts and intervals that were too narrow; both were"
         " mended on the tuned shapes, to which bursts were added. The seeds of this page were used once, for this page."
         " Series: [series.py](../series.py).",
