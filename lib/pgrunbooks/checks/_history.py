@@ -14,7 +14,7 @@ from pgrunbooks.checks._sessions import Row
 from pgrunbooks.session import Session
 
 if TYPE_CHECKING:
-    from pgrunbooks.history import Snapshot
+    from pgrunbooks.months import Snapshot
 
 DAY_S = 86400.0
 NOW = """
@@ -24,7 +24,7 @@ select extract(epoch from now())::float8 as now_s
 
 def taken(session: Session, *, most: int, days: float) -> list[Snapshot]:
     """Return at most so many snapshots of the session's database, evenly spread over the last ``days``."""
-    if not filing.place(filing.history_folder(), filing.ids(session)).exists():
+    if not filing.has_history(session):
         return []
     from pgrunbooks import history  # Parquet is for those who keep a history
 

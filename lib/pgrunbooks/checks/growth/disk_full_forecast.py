@@ -26,7 +26,7 @@ from pgrunbooks.session import Session
 
 if TYPE_CHECKING:
     from pgrunbooks.forecast import Days, Forecast
-    from pgrunbooks.history import Snapshot
+    from pgrunbooks.months import Snapshot
 
 SQL = {15: NOW}
 _WAL = """
@@ -38,7 +38,7 @@ _STALE_DAYS = 7.0
 _SOON_DAYS = 90.0  # what grows is looked up where a volume may be full by then
 
 
-def deepen(session: Session, rows: Rows, seconds: float) -> Rows:
+def deepen(session: Session, rows: Rows, limits: Limits, seconds: float) -> Rows:
     """Return a row for each volume whose size the target names: what it holds, and its sizes of the past."""
     target, now_s = session.target, rows[0]["now_s"]
     if target.disk_bytes is None and not target.tablespaces:

@@ -31,7 +31,7 @@ _SHARE = 0.01  # of the table: what a few pages more or less may come to
 _T = ((9, 3.25), (12, 3.05), (15, 2.95), (20, 2.85), (30, 2.75), (10**9, 2.7))
 
 
-def deepen(session: Session, rows: Rows, seconds: float) -> Rows:
+def deepen(session: Session, rows: Rows, limits: Limits, seconds: float) -> Rows:
     """Return a row for each large table: its latest rate, those before, and when it was measured."""
     snapshots = taken(session, most=_MOST, days=_DAYS)
     if len(snapshots) < _RATES + 2:
