@@ -10,6 +10,7 @@ import time
 
 import psycopg
 import pytest
+from pyarrow import parquet
 
 from pgrunbooks import history, months
 from pgrunbooks.session import open_session
@@ -141,8 +142,12 @@ class TestAMonthThatIsOver:
 class TestADamagedFile:
     def spoil(self, path, *, keep_footer):
         content = bytearray(path.read_bytes())
-        footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
-        content[footer // 2] ^= 0xFF
+        metadata = parquet.read_metadata(path)
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
+        largest = max(chunks, key=lambda it: it.total_compressed_size)
+        start = largest.dictionary_page_offset or largest.data_page_offset
+        content[start + largest.total_compressed_size - 1] ^= 0xFF  # the last byte of a page
         path.write_bytes(content if keep_footer else content[: len(content) // 2])
 
     @pytest.mark.parametrize("keep_footer", [True, False])
