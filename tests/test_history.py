@@ -398,10 +398,11 @@ class TestSince:
         assert since.databases["made_anew"]["xact_commit"] == 0
 
     def test_leaves_out_the_checkpoints_that_were_reset_since_and_nothing_else(self, server, session, folder):
-        history.record_snapshot(session, at=MONDAY, folder=folder)
+        reset = f"select pg_stat_reset_shared('{'checkpointer' if session.server.major >= 17 else 'bgwriter'}')"
         with server.connect() as dba:
-            counters = "checkpointer" if session.server.major >= 17 else "bgwriter"
-            dba.execute(f"select pg_stat_reset_shared('{counters}')")
+            dba.execute(reset)  # so that the archiver's counters are the older ones, whatever came before
+            history.record_snapshot(session, at=MONDAY, folder=folder)
+            dba.execute(reset)
         since = history.since(session, now=MONDAY + DAY, folder=folder)
         assert since.checkpoints is None
         assert "shop" in since.databases

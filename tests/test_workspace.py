@@ -10,7 +10,7 @@ import pytest
 
 from pgrunbooks.errors import ConfigurationError
 from pgrunbooks.record import runbooks, shipped
-from pgrunbooks.targets import load_schedule, load_target
+from pgrunbooks.targets import load_history, load_schedule, load_target
 from pgrunbooks.workspace import make_workspace
 
 ROOT = Path(__file__).parents[1]
@@ -90,10 +90,11 @@ def test_a_workspace_holds_every_notebook_and_a_targets_file_that_is_valid(tmp_p
     assert load_target("sandbox").name == "sandbox"
     example = (tmp_path / "mine" / "targets.yml").read_text()
     uncommented = example.replace("targets: {}", "targets:\n  prod-replica: {dsn: ''}").replace("\n#  ", "\n  ")
-    uncommented = uncommented.replace("schedule: []", "schedule:")
+    uncommented = uncommented.replace("schedule: []", "schedule:").replace("history: {}", "history:")
     (tmp_path / "mine" / "targets.yml").write_text(uncommented)
     assert load_target("prod").limits("long-running-query")["warning"] == 600
     assert load_schedule()[0].runbook == "growth_report"
+    assert load_history().url == "s3://bucket/prefix"
 
 
 def test_what_is_there_already_is_kept(tmp_path):
