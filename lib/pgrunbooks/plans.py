@@ -106,7 +106,7 @@ def _why_not(session: Session, row: dict[str, Any]) -> str | None:
         return "It runs in another database: give this page its name as the parameter database."
     if row["is_cut"]:
         return "Its text is cut: raise track_activity_query_size, which needs a restart."
-    if session.server.superuser and not row["by_superuser"] and session.sandbox is None:
+    if session.lends_power and not row["by_superuser"]:
         return "Planning may call functions that it names, here with a superuser's rights: connect as a lesser role."
     if ";" in mask(row["query"]).rstrip("; "):
         return "Its text holds more than one statement."

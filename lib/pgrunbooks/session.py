@@ -187,6 +187,14 @@ class Session:
         ):
             wire.shutdown(socket.SHUT_RDWR)
 
+    @property
+    def lends_power(self) -> bool:
+        """Tell whether to plan what others wrote would lend them a superuser's rights; never so on the sandbox.
+
+        EXPLAIN runs nothing of a statement, but planning it may call functions that it names.
+        """
+        return self.server.superuser and self.sandbox is None
+
     def keep(self, name: str, open_resource: Callable[[], contextlib.AbstractContextManager[T]]) -> T:
         """Return what is costly to open, opened once for this session and closed with it."""
         if name not in self._kept:

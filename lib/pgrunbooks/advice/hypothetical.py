@@ -31,7 +31,7 @@ def checked(session: Session, proposals: Sequence[Proposal]) -> tuple[Proposal, 
     names, so a superuser's session asks for none, except on the sandbox.
     """
     where = session.rows(_SCHEMA)
-    if not where or not proposals or (session.server.superuser and session.sandbox is None):
+    if not where or not proposals or session.lends_power:
         return tuple(proposals)
     schema = where[0]["schema"]
     variants = {it.variant for proposal in proposals for it in proposal.helped}
