@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from jupyter_client.manager import AsyncKernelManager
 from traitlets.config import Config
 
 from pgrunbooks.archive import STAMP, Record, check_incident, note_incident, records, with_first_seen, write_overview
@@ -187,6 +189,7 @@ def _run_papermill(
                 log_output=False,
                 request_save_on_cell_execute=False,  # a record appears whole: nobody reads it half way
                 execution_timeout=_CELL_TIMEOUT_S,
+                kernel_manager_class=_QuietKernelManager,
                 cwd=str(Path.cwd()),
                 config=config,
             )
@@ -210,12 +213,21 @@ def _kernel() -> Iterator[Config]:
     """Yield the settings of a kernel on sockets that only its owner can read, instead of TCP ports.
 
     They lie in a folder of the run's own: by default they lie in the current directory under fixed names, where two
-    runs at the same minute take each other's, and where a scheduler's directory may not be written to at all. What the
-    kernel's own log says at its end is no news.
+    runs at the same minute take each other's, and where a scheduler's directory may not be written to at all.
     """
     with tempfile.TemporaryDirectory(prefix="pgrunbooks-") as folder:
         manager = {"transport": "ipc", "ip": str(Path(folder) / "kernel")}
-        yield Config({"KernelManager": manager, "NotebookClient": {"extra_arguments": ["--IPKernelApp.log_level=50"]}})
+        yield Config({"KernelManager": manager})
+
+
+class _QuietKernelManager(AsyncKernelManager):  # type: ignore[misc]
+    """Keeps what a kernel itself writes to standard error from a run's own, which is one line or none.
+
+    What cells write is in the notebook; the rest are tracebacks of its sockets when it is shut down in mid reply.
+    """
+
+    async def _async_launch_kernel(self, kernel_cmd: list[str], **settings: Any) -> None:
+        await super()._async_launch_kernel(kernel_cmd, **settings, stderr=subprocess.DEVNULL)
 
 
 def _document(
