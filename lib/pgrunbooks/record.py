@@ -21,7 +21,7 @@ from typing import Any
 
 import nbformat
 from jupyter_client.manager import AsyncKernelManager
-from traitlets.config import Config
+from jupyter_client.utils import run_sync
 
 from pgrunbooks.archive import STAMP, Record, check_incident, note_incident, records, with_first_seen, write_overview
 from pgrunbooks.display import BUNDLE, FILES
@@ -31,6 +31,7 @@ from pgrunbooks.targets import Target, load_target, targets_file
 from pgrunbooks.verdict import not_judged, utc_now
 
 _CELL_TIMEOUT_S = 300
+_PRELOADED = ["--HistoryManager.hist_file=:memory:", "--IPKernelApp.extra_extensions=sql", "--matplotlib=inline"]
 
 
 @dataclass(frozen=True)
@@ -173,34 +174,32 @@ def _run_papermill(
     source: Path, output: Path, parameters: Mapping[str, Any], progress: bool
 ) -> tuple[nbformat.NotebookNode, str | None]:
     """Execute a notebook; return it as far as it came, and what went wrong in one line."""
-    import papermill
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
-
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)
     problem = None
-    try:
-        with _kernel() as config:
+    with _kernel() as kernel:
+        import papermill  # a second, in which the kernel starts
+        from nbclient.exceptions import CellTimeoutError, DeadKernelError
+
+        logging.getLogger("papermill").setLevel(logging.CRITICAL)
+        try:
             papermill.execute_notebook(
                 source,
                 output,
                 parameters=dict(parameters),
-                kernel_name="python3",
+                kernel_name=kernel.kernel_name,
+                km=kernel,
                 progress_bar=progress,
                 log_output=False,
                 request_save_on_cell_execute=False,  # a record appears whole: nobody reads it half way
                 execution_timeout=_CELL_TIMEOUT_S,
-                kernel_manager_class=_QuietKernelManager,
-                cwd=str(Path.cwd()),
-                config=config,
             )
-    except papermill.PapermillExecutionError as error:
-        problem = f"{error.ename}: {error.evalue}".splitlines()[0]
-        if error.ename.endswith(("ConnectError", "ConnectionLostError")):
-            problem = error.evalue
-    except DeadKernelError:
-        problem = "the kernel died"
-    except CellTimeoutError:
-        problem = f"a cell took longer than {_CELL_TIMEOUT_S} s"
+        except papermill.PapermillExecutionError as error:
+            problem = f"{error.ename}: {error.evalue}".splitlines()[0]
+            if error.ename.endswith(("ConnectError", "ConnectionLostError")):
+                problem = error.evalue
+        except DeadKernelError:
+            problem = "the kernel died"
+        except CellTimeoutError:
+            problem = f"a cell took longer than {_CELL_TIMEOUT_S} s"
     notebook = nbformat.read(output, as_version=4)
     for key in ("input_path", "output_path"):  # the paths of this machine are nobody else's business
         if key in notebook.metadata.get("papermill", {}):
@@ -209,25 +208,22 @@ def _run_papermill(
 
 
 @contextlib.contextmanager
-def _kernel() -> Iterator[Config]:
-    """Yield the settings of a kernel on sockets that only its owner can read, instead of TCP ports.
+def _kernel() -> Iterator[AsyncKernelManager]:
+    """Yield a kernel that has begun to start, with what runbooks import, on sockets that only its owner can read.
 
     They lie in a folder of the run's own: by default they lie in the current directory under fixed names, where two
-    runs at the same minute take each other's, and where a scheduler's directory may not be written to at all.
+    runs at the same minute take each other's, and where a scheduler's directory may not be written to at all. What the
+    kernel itself writes to standard error, tracebacks of its sockets when it is shut down in mid reply, is left out
+    of the run's own, which is one line or none; what cells write is in the notebook.
     """
     with tempfile.TemporaryDirectory(prefix="pgrunbooks-") as folder:
-        manager = {"transport": "ipc", "ip": str(Path(folder) / "kernel")}
-        yield Config({"KernelManager": manager})
-
-
-class _QuietKernelManager(AsyncKernelManager):  # type: ignore[misc]
-    """Keeps what a kernel itself writes to standard error from a run's own, which is one line or none.
-
-    What cells write is in the notebook; the rest are tracebacks of its sockets when it is shut down in mid reply.
-    """
-
-    async def _async_launch_kernel(self, kernel_cmd: list[str], **settings: Any) -> None:
-        await super()._async_launch_kernel(kernel_cmd, **settings, stderr=subprocess.DEVNULL)
+        kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(Path(folder) / "kernel"))
+        try:
+            run_sync(kernel.start_kernel)(extra_arguments=_PRELOADED, stderr=subprocess.DEVNULL)
+            yield kernel
+        finally:
+            if kernel.has_kernel:
+                run_sync(kernel.shutdown_kernel)()
 
 
 def _document(
