@@ -108,18 +108,33 @@ def execute(
     the_target = load_target(target)
     parameters = _parameters(runbook, {**given, "target": target, **({"database": database} if database else {})})
     started_at = utc_now()
-    with _aside(out / target) as aside:
-        notebook, problem = _run_papermill(runbook.path, aside / "notebook.ipynb", parameters, progress)
-        document = _document(notebook, problem, runbook, the_target, parameters, started_at)
-        document = with_first_seen(document, (it.document for it in records(out, target)))
+    with tempfile.TemporaryDirectory(prefix="pgrunbooks-") as aside:
+        notebook, problem = _run_papermill(runbook.path, Path(aside) / "notebook.ipynb", parameters, progress)
+    document = _document(notebook, problem, runbook, the_target, parameters, started_at)
+    return leave(notebook, document, out, owner=the_target.owner, began=started_at, incident=incident, html=html)
+
+
+def leave(
+    notebook: nbformat.NotebookNode,
+    document: Mapping[str, Any],
+    out: Path,
+    *,
+    owner: str | None,
+    began: datetime.datetime,
+    incident: str | None = None,
+    html: bool = True,
+) -> Record:
+    """Write the record of a notebook that ran, whole or not at all, and bring the overview up to date."""
+    parent = out / document["target"]
+    document = with_first_seen(document, (it.document for it in records(out, document["target"])))
+    with _aside(parent) as aside:
         _write(aside / "notebook.ipynb", nbformat.writes(notebook))
         _write(aside / "findings.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
         for file, text in _files(notebook).items():
             _write(aside / file, text)
         if html:
-            page = render_report(notebook, document, owner=the_target.owner, cost=_cost(notebook))
-            _write(aside / "report.html", page)
-        folder = _publish(aside, out / target, started_at, name)
+            _write(aside / "report.html", render_report(notebook, document, owner=owner, cost=_cost(notebook)))
+        folder = _publish(aside, parent, began, document["runbook"])
     if incident:
         note_incident(out, incident, folder)
     write_overview(out)

@@ -213,7 +213,7 @@ def load_target(name: str) -> Target:
     if not isinstance(entry, Mapping):
         raise ConfigurationError(f"{path}: {key}: needs keys and values, got {type(entry).__name__}")
     drill = default_sandbox().drill() if name == SANDBOX else None
-    own = {"dsn": ""} if name == SANDBOX else {}
+    own = {"dsn": "", "allow_actions": True} if name == SANDBOX else {}
     settings = {**content["defaults"], **own, **(drill["settings"] if drill else {}), **entry}
     for setting in ("dsn", "pooler"):
         if isinstance(settings.get(setting), str):
