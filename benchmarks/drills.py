@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -32,6 +32,10 @@ from pgrunbooks.sandbox import Sandbox, server_programs, temporary_sandbox, wait
 
 OLDEST = Path(os.environ.get("PGRUNBOOKS_TEST_PG15_BIN", "/usr/lib/postgresql/15/bin"))
 CLIENTS, RATE = 8, 300  # of pgbench: as many as block each other on one branch, and as slow as leaves room to measure
+TARGET = "drill"
+HEAL_BY_THEMSELVES = {"statistics-reset-recent"}  # within seconds: asked once
+NOT_HERE = "cannot be asked on this server"
+ROOT_FIRST = {"cause", "sibling", "like", "load"}  # what may stand before the drill's own finding
 _SEVERITIES = ("critical", "warning", "info")
 
 
@@ -45,17 +49,37 @@ class Answer:
 
     def rank(self, code: str, incident: Incident) -> int | None:
         """Return the place of the drill's root among the findings, 1 for the first; None where it is missing."""
-        wanted = f"{code}:{incident.kind}:{incident.name}"
+        wanted = f"{code}:{incident.kind}:{TARGET if incident.kind == 'target' else incident.name}"
         return next((place for place, it in enumerate(self.findings, 1) if it["id"] == wanted), None)
 
-    def before(self, place: int) -> str:
-        """Return what stands before a place, each finding that is a cause of the one there marked as such."""
-        causes, queue = set(), list(self.findings[place - 1]["caused_by"])
+    def before(self, place: int, loads: Collection[str]) -> Sequence[tuple[str, str]]:
+        """Return each finding that stands before a place: what it is to the one there, and its name.
+
+        'cause' leads to it, 'sibling' has a cause in common with it, 'like' is the same answer about another object,
+        which names order, and 'load' is one of ``loads``, ids that are found with no fault; anything else is 'other'.
+        """
+        ahead, mine = self.findings[: place - 1], self.findings[place - 1]
+        causes = self._causes(mine)
+
+        def is_a(it: Mapping[str, Any]) -> str:
+            if it["id"] in causes:
+                return "cause"
+            if (it["code"], it["severity"]) == (mine["code"], mine["severity"]):
+                return "like"
+            if causes & self._causes(it):
+                return "sibling"
+            return "load" if it["id"] in loads else "other"
+
+        return [(is_a(it), named([it])) for it in ahead]
+
+    def _causes(self, finding: Mapping[str, Any]) -> set[str]:
+        """Return the ids of what led to a finding, near and far."""
+        causes: set[str] = set()
+        queue = list(finding["caused_by"])
         while queue:
             causes.add(cause := queue.pop())
             queue += [it for found in self.findings if found["id"] == cause for it in found["caused_by"]]
-        ahead = self.findings[: place - 1]
-        return ", ".join(f"{'its cause: ' if it['id'] in causes else ''}{named([it])}" for it in ahead)
+        return causes
 
 
 def main() -> None:
@@ -69,6 +93,7 @@ def main() -> None:
     parts: list[str] = []
     for programs in (server_programs(), OLDEST):
         with temporary_sandbox(programs=programs) as sandbox, noise(sandbox) as keep_busy:
+            os.environ["PGRUNBOOKS_HISTORY"] = str(sandbox.directory / "history")  # where drills of growth write theirs
             parts += on_server(sandbox, chosen, given.runs, keep_busy)
     if given.only:
         print("\n\n".join(parts))
@@ -86,34 +111,43 @@ def on_server(
     rows: list[dict[str, str]] = []
     for drill in chosen:
         try:
-            rows.append(play(sandbox, drill, runs, keep_busy))
+            rows.append(play(sandbox, drill, runs, quiet, keep_busy))
         except (RunbookError, psycopg.Error, TimeoutError) as error:
             rows.append(cells(drill, result=f"not played: {type(error).__name__}: {error}".splitlines()[0]))
             sandbox.start(sample=False)
             keep_busy()
         print(" | ".join(rows[-1].values()), file=sys.stderr)
-    played = [row for row in rows if row["rank"]]
+    played = [row for row in rows if row["rank"] and row["result"] != NOT_HERE]
     first = sum(row["rank"] == "1" for row in played)
-    caused = sum(row["before"].startswith("its cause") for row in played)
+    roots = sum(row["root first"] == "yes" for row in played)
     return (
         f"## PostgreSQL {version[0] if version else ''}",
-        f"The drill's own finding came first in {first} of {len(played)} drills, behind its own cause in {caused}. "
+        f"The root came first in {roots} of {len(played)} drills; in {first} of them it is the drill's own finding. "
         f"Before the first drill, under load alone: {named(quiet.findings) or 'no finding'}, in {quiet.seconds:.2f} s.",
         table(rows),
     )
 
 
-def play(sandbox: Sandbox, drill: Drill, runs: int, keep_busy: Callable[[], None]) -> dict[str, str]:
+def play(sandbox: Sandbox, drill: Drill, runs: int, quiet: Answer, keep_busy: Callable[[], None]) -> dict[str, str]:
     """Make one fault, ask what is wrong, heal it and ask again; return the line of the table."""
     area = registry()[drill.code].rule.area
+    ask_for = ("troubleshooting", drill.code if registry()[drill.code].opt_in else area)
+    if drill.code in HEAL_BY_THEMSELVES:
+        runs = 1
     with drill.fault(sandbox) as incident:
         keep_busy()  # a drill that restarts the server has ended it
-        answers = [ask(sandbox, "troubleshooting", area, drill=drill, settings=incident.settings) for _ in range(runs)]
+        answers = [ask(sandbox, *ask_for, drill=drill, settings=incident.settings) for _ in range(runs)]
     keep_busy()
-    healed = ask(sandbox, "troubleshooting", area, drill=drill)
+    healed = ask(sandbox, *ask_for, drill=drill)
     ranks = [answer.rank(drill.code, incident) for answer in answers]
-    last, place = answers[-1], ranks[-1]
-    beside = [len(answer.findings) - 1 for answer in answers]
+    loads = {it["id"] for it in (*quiet.findings, *healed.findings) if it["code"] != drill.code}
+    ahead = [
+        answer.before(rank, loads) if rank else [("other", "missing")]
+        for answer, rank in zip(answers, ranks, strict=True)
+    ]
+    roots = {kind for place in ahead for kind, _ in place} <= ROOT_FIRST
+    last = answers[-1]
+    beside = [len(answer.findings) - bool(rank) for answer, rank in zip(answers, ranks, strict=True)]
     again = [it for it in healed.findings if it["code"] == drill.code]
     outcome = healed.outcomes.get(drill.code, "not asked")
     return cells(
@@ -124,13 +158,15 @@ def play(sandbox: Sandbox, drill: Drill, runs: int, keep_busy: Callable[[], None
         check_s=figure([answer.seconds for answer in answers]),
         healed_s=f"{healed.seconds:.2f}",
         silent="no: " + named(again) if again else "yes" if outcome == "ok" else outcome,
-        before=last.before(place) if place else named(last.findings),
+        before=", ".join(f"{kind}: {name}" for kind, name in ahead[-1]),
+        **{"root first": "yes" if roots else "no"},
+        result=NOT_HERE if {it.outcomes.get(drill.code) for it in answers} == {"skipped"} else "",
     )
 
 
 def cells(drill: Drill, **known: str) -> dict[str, str]:
     """Return one line of the table; what is not known stays empty."""
-    columns = ("worst", "rank", "beside", "check_s", "healed_s", "silent", "before", "result")
+    columns = ("worst", "rank", "root first", "beside", "check_s", "healed_s", "silent", "before", "result")
     return {"drill": drill.code, **{name: known.get(name, "") for name in columns}}
 
 
@@ -149,11 +185,10 @@ def ask(
     }
     with tempfile.TemporaryDirectory() as folder:
         targets = Path(folder) / "targets.yml"
-        targets.write_text(yaml.safe_dump({"targets": {"drill": target}}), encoding="utf-8")
+        targets.write_text(yaml.safe_dump({"targets": {TARGET: target}}), encoding="utf-8")
         pgrunbooks = (sys.executable, "-m", "pgrunbooks", "--targets", str(targets))
         done = run(
-            (*pgrunbooks, "check", *areas, "--target", "drill", "--json"),
-            env={"PGRUNBOOKS_HISTORY": f"{folder}/history"},
+            (*pgrunbooks, "check", *areas, "--target", TARGET, "--json"),
         )
     _, _, document = done.output.partition("{")  # a line about a server that does not answer comes before it
     if not document:
@@ -198,9 +233,11 @@ def explanation(runs: int) -> str:
         f"Noise: `pgbench -c {CLIENTS} -R {RATE}` on scale 1 in another database of the server. Each drill is made "
         "with the limits that it names, asked about with `pgrunbooks check troubleshooting AREA` as a whole process "
         f"(`check_s`: median of {runs}, lowest to highest), healed, and asked about once more (`healed_s`). `rank` is "
-        "the place of the drill's own finding among all findings, `beside` how many others there were, `before` those "
-        "that stood before it, and `silent` says whether its check found nothing once the fault was healed (`skipped`: "
-        "what it asks, such as a pooler, is gone with the drill)."
+        "the place of the drill's own finding among all findings, `beside` how many others there were. `before` names "
+        "those that stood before it and says what they are to it: its *cause*, a *sibling* of the same cause, one "
+        "*like* it about another object, which names order, or what the *load* itself makes, since it is found with no "
+        "fault too; `root first` says that there was nothing else, each time. `silent` says whether its check found "
+        "nothing once the fault was healed (`skipped`: what it asks, such as a pooler, is gone with the drill)."
     )
 
 
