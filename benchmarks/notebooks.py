@@ -15,8 +15,8 @@ from pathlib import Path
 import nbformat
 
 from measure import Page, Run, figure, run, table
-from pgrunbooks.record import shipped
 from pgrunbooks.sandbox import temporary_sandbox
+from pgrunbooks.workspace import shipped
 
 EMPTY = "papermill, an empty notebook"
 PACKAGES = ("pgrunbooks", "papermill", "ipykernel", "pandas", "matplotlib", "ipython-sql")

@@ -7,13 +7,20 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pgrunbooks.errors import ConfigurationError
 from pgrunbooks.record import runbooks, shipped
 from pgrunbooks.targets import load_history, load_schedule, load_target
-from pgrunbooks.workspace import make_workspace
+from pgrunbooks.workspace import make_workspace, new_check, new_runbook
 
 ROOT = Path(__file__).parents[1]
+OWN = [
+    Path(".github", "workflows", "runbooks.yml"),
+    Path("checks", "table_without_key.py"),
+    Path("tests", "conftest.py"),
+    Path("tests", "test_table_without_key.py"),
+]
 SHIPPED = sorted(
     path.relative_to(ROOT) for folder in ("runbooks", "notebooks") for path in (ROOT / folder).glob("*.ipynb")
 )
@@ -84,7 +91,7 @@ def test_an_installed_package_makes_a_workspace_and_runs_in_it(installed, tmp_pa
 
 def test_a_workspace_holds_every_notebook_and_a_targets_file_that_is_valid(tmp_path, monkeypatch):
     written, kept = make_workspace(tmp_path / "mine")
-    assert sorted(written) == sorted([Path("targets.yml"), *SHIPPED])
+    assert sorted(written) == sorted([Path("targets.yml"), *OWN, *SHIPPED])
     assert kept == []
     monkeypatch.chdir(tmp_path / "mine")
     assert load_target("sandbox").name == "sandbox"
@@ -101,7 +108,7 @@ def test_what_is_there_already_is_kept(tmp_path):
     (tmp_path / "targets.yml").write_text("targets: {mine: {dsn: ''}}")
     written, kept = make_workspace(tmp_path)
     assert kept == [Path("targets.yml")]
-    assert Path("targets.yml") not in written
+    assert not {Path("targets.yml"), Path("checks", "table_without_key.py")} & set(written)
     assert "mine" in (tmp_path / "targets.yml").read_text()
 
 
@@ -121,3 +128,108 @@ def test_a_notebook_that_is_no_runbook_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigurationError, match=r"mine\.ipynb: is no runbook"):
         runbooks()
+
+
+def pgrunbooks(*arguments, cwd):
+    command = [sys.executable, "-m", "pgrunbooks", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=110, check=False)
+
+
+def test_the_tests_of_a_workspace_pass_with_a_check_and_a_runbook_of_one_s_own(tmp_path):
+    """The example of init, a new check and a new runbook: each works before anybody has filled it in."""
+    make_workspace(tmp_path)
+    check = pgrunbooks("new", "check", "acme.slow-refund", cwd=tmp_path)
+    runbook = pgrunbooks("new", "runbook", "slow_refunds", cwd=tmp_path)
+    assert (check.returncode, runbook.returncode) == (0, 0), check.stderr + runbook.stderr
+    assert check.stdout.splitlines() == [
+        "wrote checks/slow_refund.py",
+        "wrote tests/test_slow_refund.py",
+        "",
+        "Next: put your question into checks/slow_refund.py. It works already:",
+        "  pgrunbooks check acme.slow-refund --target sandbox",
+        "  pytest tests/test_slow_refund.py",
+    ]
+    assert (
+        "  pgrunbooks run slow_refunds --target sandbox\n  pytest tests/test_slow_refunds_runbook.py" in runbook.stdout
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110, check=False)
+    assert (result.returncode, "3 passed" in result.stdout) == (0, True), result.stdout
+
+
+def test_a_new_check_and_a_new_runbook_are_found_at_once(tmp_path):
+    (tmp_path / "targets.yml").write_text("targets: {}\n")
+    assert pgrunbooks("new", "check", "slow-refund", cwd=tmp_path).returncode == 0
+    assert pgrunbooks("new", "runbook", "slow_refunds", cwd=tmp_path).returncode == 0
+    assert "my.slow-refund " in pgrunbooks("list", "--checks", cwd=tmp_path).stdout
+    assert "slow_refunds " in pgrunbooks("list", cwd=tmp_path).stdout
+    for names in (["my"], ["my.slow-refund"], []):
+        result = pgrunbooks("check", *names, "--target", "sandbox", "--json", cwd=tmp_path)
+        outcomes = {it["code"]: it["outcome"] for it in json.loads(result.stdout)["checks"]}
+        assert outcomes["my.slow-refund"] == "ok", names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["check", "Slow_Refund"], "'Slow_Refund' cannot name a check: needs lower-case words joined by '-'"),
+        (["check", "slow.refund.again"], "cannot name a check"),
+        (["check", "../refund"], "cannot name a check"),
+        (["check", "blocking-lock"], "'blocking-lock' is the name of a shipped check"),
+        (["check", "my.blocking-lock"], "'my.blocking-lock' is the name of a shipped check"),
+        (["check", "taken"], "taken.py exists already"),
+        (["runbook", "slow-refunds"], "cannot name a runbook: needs lower-case words joined by '_'"),
+        (["runbook", "troubleshooting"], "'troubleshooting' is the name of a shipped runbook"),
+        (["runbook", "taken"], "taken.ipynb exists already"),
+    ],
+)
+def test_a_name_that_cannot_be_one_is_refused_and_nothing_written(arguments, words, tmp_path):
+    (tmp_path / "targets.yml").write_text("checks: checks\n")
+    for name in ("checks/taken.py", "runbooks/taken.ipynb"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    result = pgrunbooks("new", *arguments, cwd=tmp_path)
+    assert (result.returncode, len(result.stderr.splitlines())) == (64, 1)
+    assert words in result.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("make", [new_check, new_runbook])
+def test_without_a_targets_file_there_is_no_workspace_to_add_to(make, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"no targets\.yml .*'pgrunbooks init DIR' makes one"):
+        make("mine")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "targets: {}\n",
+        "# mine\ntargets:\n  prod: {dsn: ''}  # the shop",
+        '{"targets": {"prod": {"dsn": ""}}}',
+        "targets: {}\nchecks:\n",
+    ],
+)
+def test_a_targets_file_keeps_what_it_says_when_it_is_told_of_the_folder(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "targets.yml").write_text(text)
+    if text.endswith("checks:\n"):
+        with pytest.raises(ConfigurationError, match="add the key to it: checks: checks"):
+            new_check("mine")
+        assert (tmp_path / "targets.yml").read_text() == text
+        return
+    new_check("mine")
+    changed = (tmp_path / "targets.yml").read_text()
+    assert yaml.safe_load(changed) == {**yaml.safe_load(text), "checks": "checks"}
+    assert ("# the shop" in changed) == ("# the shop" in text)
+
+
+def test_the_workflow_is_one_that_github_reads(tmp_path):
+    make_workspace(tmp_path)
+    workflow = tmp_path / OWN[0]
+    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", str(workflow)]
+    result = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+    workflow.write_text(workflow.read_text().replace("runs-on", "runs-off"))
+    assert subprocess.run(check, capture_output=True, check=False).returncode == 1

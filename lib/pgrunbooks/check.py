@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pgrunbooks.targets import Target
 
 Severity = Literal["critical", "warning", "info"]
+SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "info")
 Risk = Literal["none", "low", "high"]
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 Limits: TypeAlias = Mapping[str, float]
@@ -27,7 +28,7 @@ Limits: TypeAlias = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Rule:
-    """One row of checks.csv: what a code means, where it belongs and its default limits."""
+    """What a code means, where it belongs and its default limits: a row of checks.csv, or a check's own."""
 
     code: str
     area: str
@@ -66,7 +67,7 @@ class Rule:
 
 @cache
 def catalogue() -> Mapping[str, Rule]:
-    """Read checks.csv, the list of every check that this project knows by name: code -> Rule."""
+    """Read checks.csv, the list of every check that is shipped or will be: code -> Rule."""
     text = resources.files(checks_package).joinpath("checks.csv").read_text(encoding="utf-8")
     rules = {}
     for row in csv.DictReader(text.splitlines()):
@@ -117,6 +118,10 @@ class Finding:
     docs: tuple[str, ...] = ()
     runbook: str | None = None
     first_seen: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.severity not in SEVERITIES:
+            raise ValueError(f"severity: needs one of {', '.join(SEVERITIES)}, got {self.severity!r}")
 
     @property
     def id(self) -> str:
@@ -203,7 +208,8 @@ class Check:
     further with statements of its own and returns the rows to judge, or why there are none; it is told the limits
     and how many seconds it has.
     ``budget_s`` is the time for all statements of the check together, by default one ``statement_timeout`` of the
-    target; ``opt_in`` checks are asked by their own code only, never by their area.
+    target; ``opt_in`` checks are asked by their own code only, never by their area. ``own_rule`` is the rule of a check
+    that is not shipped, whose code has a prefix of its own, as in ``my.slow-refund``.
     """
 
     code: str
@@ -224,11 +230,12 @@ class Check:
     deepen: Deepen | None = None
     budget_s: float | None = None
     opt_in: bool = False
+    own_rule: Rule | None = None
 
     @property
     def rule(self) -> Rule:
-        """Return this check's row of checks.csv."""
-        return catalogue()[self.code]
+        """Return this check's own rule, else its row of checks.csv."""
+        return self.own_rule or catalogue()[self.code]
 
     def sql_for(self, major: int) -> str | None:
         """Return the query for a server's major version; None where the check needs a newer server.
@@ -246,8 +253,7 @@ def grade(value: float | None, limits: Limits, suffix: str = "") -> Severity | N
     """
     if value is None:
         return None
-    severities: tuple[Severity, ...] = ("critical", "warning", "info")
-    for severity in severities:
+    for severity in SEVERITIES:
         limit = limits.get(severity + suffix)
         if limit is not None and value >= limit:
             return severity
@@ -255,8 +261,8 @@ def grade(value: float | None, limits: Limits, suffix: str = "") -> Severity | N
 
 
 @cache
-def registry() -> Mapping[str, Check]:
-    """Find every check by importing ``pgrunbooks.checks.<area>.<code>``: code -> Check, in the order of checks.csv.
+def shipped_checks() -> Mapping[str, Check]:
+    """Find every shipped check by importing ``pgrunbooks.checks.<area>.<code>``: code -> Check, ordered as checks.csv.
 
     A module whose name starts with an underscore holds what several checks share.
     """
@@ -268,3 +274,20 @@ def registry() -> Mapping[str, Check]:
         check = importlib.import_module(module.name).check
         found[check.code] = check
     return MappingProxyType({code: found[code] for code in catalogue() if code in found})
+
+
+def registry() -> Mapping[str, Check]:
+    """Return every check, those of one's own after the shipped: code -> Check.
+
+    Raises ConfigurationError where one of one's own cannot be read.
+    """
+    from pgrunbooks.own_checks import own_checks  # reads the targets file, which knows of rules
+
+    return MappingProxyType({**shipped_checks(), **own_checks()})
+
+
+def rules() -> Mapping[str, Rule]:
+    """Return what every code means, those of one's own after the shipped: code -> Rule; raises as ``registry`` does."""
+    from pgrunbooks.own_checks import own_checks
+
+    return MappingProxyType({**catalogue(), **{code: check.rule for code, check in own_checks().items()}})

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -384,7 +384,11 @@ def sandbox_psql(arguments: tuple[str, ...]) -> int:
 @main.command()
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
 def init(directory: Path) -> None:
-    """Make a workspace in DIRECTORY: runbooks and walkthroughs to change, and a commented targets.yml."""
+    r"""Make a workspace in DIRECTORY: runbooks to change, targets.yml, an example check, its test and a CI file.
+
+    \b
+    Example:  pgrunbooks init my-runbooks
+    """
     from pgrunbooks.workspace import make_workspace
 
     written, kept = make_workspace(directory)
@@ -393,6 +397,52 @@ def init(directory: Path) -> None:
     for name in kept:
         click.echo(f"kept  {directory / name}, which was there already")
     click.echo(f"\nNext: name your database in {directory / 'targets.yml'}, then: cd {directory} && pgrunbooks list")
+
+
+@main.group("new")
+def new_group() -> None:
+    """Add a check or a runbook of your own beside targets.yml; it works at once and waits to be filled in."""
+
+
+@new_group.command("check")
+@click.argument("name")
+def new_check(name: str) -> None:
+    r"""Write the check NAME and its test; its code gets the prefix 'my.' where NAME has none.
+
+    \b
+    Example:  pgrunbooks new check slow-refund
+              pgrunbooks new check acme.slow-refund
+    """
+    from pgrunbooks import workspace
+
+    code, written = workspace.new_check(name)
+    check, *rest = _say_written(written)
+    click.echo(f"\nNext: put your question into {check}. It works already:")
+    click.echo(f"  pgrunbooks check {code} --target sandbox\n  pytest {rest[0]}")
+
+
+@new_group.command("runbook")
+@click.argument("name")
+def new_runbook(name: str) -> None:
+    r"""Write the runbook NAME and its test.
+
+    \b
+    Example:  pgrunbooks new runbook slow_refunds
+    """
+    from pgrunbooks import workspace
+
+    runbook, *rest = _say_written(workspace.new_runbook(name))
+    click.echo(f"\nNext: open {runbook} in 'pgrunbooks lab'. It works already:")
+    click.echo(f"  pgrunbooks run {name} --target sandbox\n  pytest {rest[0]}")
+
+
+def _say_written(paths: Sequence[Path]) -> list[Path]:
+    """Name the files that were written, as seen from here, and return them so."""
+    here = Path.cwd()
+    seen = [path.relative_to(here) if path.is_relative_to(here) else path for path in paths]
+    for path in seen:
+        click.echo(f"wrote {path}")
+    return seen
 
 
 @main.command()

@@ -163,10 +163,10 @@ def headline(document: Document) -> str:
 
 
 def _areas(codes: Iterable[str]) -> str:
-    from pgrunbooks.check import catalogue
+    from pgrunbooks.check import rules
 
-    rules = catalogue()
-    areas = list(dict.fromkeys(rules[code].area if code in rules else "other areas" for code in codes))
+    known = rules()
+    areas = list(dict.fromkeys(known[code].area if code in known else "other areas" for code in codes))
     return " and ".join(filter(None, (", ".join(areas[:-1]), areas[-1])))
 
 

@@ -11,7 +11,7 @@ from IPython.core.getipython import get_ipython
 from IPython.display import display
 
 from pgrunbooks import filing
-from pgrunbooks.check import Check, Skip, catalogue
+from pgrunbooks.check import Check, Skip, rules
 from pgrunbooks.checks._indexes import name as name_of
 from pgrunbooks.display import BUNDLE, table
 from pgrunbooks.errors import ConfigurationError, ConnectionLostError, RunbookError
@@ -87,14 +87,15 @@ def connect(name: str, *, target: str, database: str = "", **parameters: Any) ->
     return Runbook(name, session, given, started_at)
 
 
-def diagnose(runbook: Runbook) -> Verdict:
+def diagnose(runbook: Runbook, *names: str) -> Verdict:
     """Ask the checks of the runbook and return the verdict; a cell that ends with it shows the card.
 
+    A runbook of one's own names the areas or codes that it asks; a shipped one is known by its own name.
     Where the server goes away meanwhile, what is known is displayed and ConnectionLostError raised.
     """
     verdict = ask(
         runbook.session,
-        [_sampled(check, runbook.parameters.get("sample_s")) for check in checks_for(runbook.name)],
+        [_sampled(check, runbook.parameters.get("sample_s")) for check in checks_for(*(names or (runbook.name,)))],
         runbook=runbook.name,
         parameters=runbook.parameters,
         show_literals=bool(runbook.parameters.get("show_literals")),
@@ -118,10 +119,10 @@ def outcomes_table(verdict: Verdict) -> pandas.DataFrame:
     """Return how the checks ended; columns: area, outcome, checks (their codes), reason (missing where asked)."""
     import pandas
 
-    rules = catalogue()
+    known = rules()
     groups: dict[tuple[str, str, str | None], list[str]] = {}
     for check in verdict.checks:
-        area = rules[check.code].area if check.code in rules else "other"
+        area = known[check.code].area if check.code in known else "other"
         groups.setdefault((area, check.outcome, check.reason), []).append(check.code)
     areas = list(dict.fromkeys(area for area, _, _ in groups))
     rows = [(area, outcome, codes, reason) for (area, outcome, reason), codes in groups.items()]

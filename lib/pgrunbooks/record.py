@@ -29,6 +29,7 @@ from pgrunbooks.errors import ConfigurationError
 from pgrunbooks.report import render_report
 from pgrunbooks.targets import Target, load_target, targets_file
 from pgrunbooks.verdict import not_judged, utc_now
+from pgrunbooks.workspace import runbook_files, shipped
 
 _CELL_TIMEOUT_S = 300
 _PRELOADED = ["--HistoryManager.hist_file=:memory:", "--IPKernelApp.extra_extensions=sql", "--matplotlib=inline"]
@@ -53,11 +54,6 @@ class Runbook:
     parameters: Mapping[str, Parameter]
 
 
-def shipped(folder: str) -> Path:
-    """Return the folder ``runbooks`` or ``notebooks`` that came with the package, in a checkout and installed alike."""
-    return (Path(__file__).parent / folder).resolve()
-
-
 def lab_folder() -> Path:
     """Return the folder that JupyterLab opens on: the workspace or checkout we are in, else the shipped notebooks."""
     targets = targets_file()
@@ -73,13 +69,8 @@ def findings_schema() -> dict[str, Any]:
 
 
 def runbooks() -> dict[str, Runbook]:
-    """Read every runbook's title and parameters: name -> Runbook.
-
-    A folder ``runbooks`` beside the targets file in force, such as ``pgrunbooks init`` makes, wins over the shipped.
-    """
-    targets = targets_file()
-    folders = [shipped("runbooks"), *([targets.parent / "runbooks"] if targets else [])]
-    return {path.stem: _read(path) for folder in folders for path in sorted(folder.glob("*.ipynb"))}
+    """Read every runbook's title and parameters, those beside the targets file before the shipped: name -> Runbook."""
+    return {name: _read(path) for name, path in runbook_files().items()}
 
 
 def execute(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import fnmatch
 import math
 import os
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -17,14 +19,14 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pgrunbooks import units
-from pgrunbooks.check import catalogue
+from pgrunbooks.check import rules
 from pgrunbooks.errors import ConfigurationError
 from pgrunbooks.sandbox import default_sandbox
 
 SANDBOX = "sandbox"
 M = TypeVar("M", bound="_Model")
 LEVELS = ("all", "hourly", "daily", "weekly")  # how densely a month of the history is kept
-_TOP: dict[str, type] = {"defaults": dict, "targets": dict, "schedule": list, "history": dict}
+_TOP: dict[str, type] = {"defaults": dict, "targets": dict, "schedule": list, "history": dict, "checks": str}
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 # One field of a cron expression in what every scheduler understands: names of three letters, a step after * or a range.
 _TERM = r"(?:\d+|[a-z]{3})(?:-(?:\d+|[a-z]{3})(?:/\d+)?)?"
@@ -49,7 +51,7 @@ class Ignore(_Model):
     @field_validator("code")
     @classmethod
     def _code_exists(cls, code: str) -> str:
-        if code not in catalogue():
+        if code not in rules():
             raise ValueError(f"no check has the code {code!r}; 'pgrunbooks list --checks' names them")
         return code
 
@@ -84,19 +86,19 @@ class Target(_Model):
         if not isinstance(thresholds, Mapping):
             raise ValueError(f"needs {{code: {{limit: value}}}}, got {thresholds!r}")
         for code, overrides in thresholds.items():
-            if code not in catalogue():
+            if code not in rules():
                 raise ValueError(f"{code}: no check has this code; 'pgrunbooks list --checks' names them")
             if not isinstance(overrides, Mapping):
                 raise ValueError(f"{code}: needs {{limit: value}}, got {overrides!r}")
             try:
-                catalogue()[code].limits(overrides)
+                rules()[code].limits(overrides)
             except ValueError as error:
                 raise ValueError(f"{code}.{error}") from None
         return thresholds
 
     def limits(self, code: str) -> dict[str, float]:
         """Return the limits of a check as this target wants them, in seconds, bytes, fractions or counts."""
-        return catalogue()[code].limits(self.thresholds.get(code, {}))
+        return rules()[code].limits(self.thresholds.get(code, {}))
 
 
 class Schedule(_Model):
@@ -186,6 +188,46 @@ def targets_file(start: Path | None = None) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
+def checks_folder() -> Path | None:
+    """Return the folder of checks of one's own, which the targets file in force may name relative to itself.
+
+    Raises ConfigurationError where there is no such folder.
+    """
+    path = targets_file()
+    return _checks_folder(path.absolute(), path.stat().st_mtime_ns) if path else None
+
+
+@cache
+def _checks_folder(path: Path, _changed_at: int) -> Path | None:
+    named = expand(_read(path)["checks"], f"{path}: checks")
+    folder = path.parent / Path(named).expanduser()
+    if named and not folder.is_dir():
+        raise ConfigurationError(f"{path}: checks: no such folder: {folder}; 'pgrunbooks new check NAME' makes it")
+    return folder if named else None
+
+
+def name_checks_folder(path: Path) -> Path:
+    """Return the folder of checks that a targets file names; where it names none, add ``checks``, which lies beside it.
+
+    Raises ConfigurationError where the key cannot be added.
+    """
+    named = expand(_read(path)["checks"], f"{path}: checks")
+    if named:
+        return path.parent / Path(named).expanduser()
+    text = path.read_text(encoding="utf-8")
+    before = yaml.load(text, Loader=_StrictLoader)
+    block = f"{text.rstrip()}\n\nchecks: checks                # the folder of checks of your own\n"
+    for changed in (block, text.replace("{", '{"checks": "checks", ', 1)):  # as people write it, and as JSON
+        with contextlib.suppress(yaml.YAMLError):
+            if yaml.load(changed, Loader=_StrictLoader) == {**before, "checks": "checks"}:
+                try:
+                    path.write_text(changed, encoding="utf-8")
+                except OSError as error:
+                    raise ConfigurationError(f"{path}: cannot be written: {error.strerror}") from None
+                return path.parent / "checks"
+    raise ConfigurationError(f"{path}: names no folder of checks; add the key to it: checks: checks")
+
+
 def target_names() -> list[str]:
     """Return the names one may give as a target, the sandbox last."""
     path = targets_file()
@@ -202,6 +244,7 @@ def load_target(name: str) -> Target:
     content = _read(path) if path else {"targets": {}, "defaults": {}}
     if path:
         _history(path, content["history"])  # a mistake there is told before anything connects
+        rules()  # so is one in a check of one's own
     entry = content["targets"].get(name)
     if entry is None and name == SANDBOX:
         entry = {}

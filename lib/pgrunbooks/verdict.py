@@ -7,9 +7,7 @@ import datetime
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from importlib import metadata
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -17,17 +15,17 @@ import psycopg
 from psycopg import errors as pg
 
 from pgrunbooks import filing
-from pgrunbooks.check import Check, Context, Finding, Outcome, Remedy, Rows, Severity, Since, Skip, registry
+from pgrunbooks.check import SEVERITIES, Check, Context, Finding, Outcome, Remedy, Rows, Since, Skip, registry
 from pgrunbooks.display import card, duration, plain, size
 from pgrunbooks.errors import ConfigurationError, ConnectionLostError, RunbookError
 from pgrunbooks.masking import mask
 from pgrunbooks.session import Cost, Server, Session, open_session, pooler_rows, refused
 from pgrunbooks.targets import Target
+from pgrunbooks.workspace import runbook_files
 
 Status = Literal["ok", "warning", "critical", "unknown"]
 EXIT_STATUS: Mapping[str, int] = MappingProxyType({"ok": 0, "warning": 1, "critical": 2, "unknown": 3})
 EVIDENCE_ROWS = 100
-_SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "info")
 _ACUTE_AREAS = ("connections", "locks", "wal", "replication", "integrity")
 
 # contract: which areas a runbook asks. A code stands for itself.
@@ -118,7 +116,7 @@ class Verdict:
 
 
 def checks_for(*names: str) -> list[Check]:
-    """Return the checks of areas, codes or a runbook's areas, in the order of checks.csv; no name: all cheap ones.
+    """Return the checks of areas, codes or a runbook's areas, in the registry's order; no name: all cheap ones.
 
     Raises ConfigurationError for a name that is none of these.
     """
@@ -246,7 +244,7 @@ def _story(root: Finding, findings: Sequence[Finding]) -> list[Finding]:
 
 
 def _severity_rank(finding: Finding) -> int:
-    return _SEVERITIES.index(finding.severity)
+    return SEVERITIES.index(finding.severity)
 
 
 def _order(finding: Finding) -> tuple[int, bool, int, str, str]:
@@ -372,13 +370,8 @@ def _sql(check: Check, session: Session) -> str | Skip:
 
 def _stamped(finding: Finding, check: Check) -> Finding:
     docs, runbook = finding.docs or check.docs, finding.runbook or check.runbook
-    runbook = runbook if runbook and _is_shipped(runbook) else None
+    runbook = runbook if runbook in runbook_files() else None
     return replace(finding, code=check.code, area=check.rule.area, docs=docs, runbook=runbook)
-
-
-@cache
-def _is_shipped(runbook: str) -> bool:
-    return (Path(__file__).parent / "runbooks" / f"{runbook}.ipynb").is_file()
 
 
 def _masked(row: Mapping[str, Any], show_literals: bool) -> Mapping[str, Any]:
