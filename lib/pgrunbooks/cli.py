@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgrunbooks import units
+from pgrunbooks import completion, units
 from pgrunbooks import verdict as verdicts
 from pgrunbooks.check import registry
 from pgrunbooks.errors import ConfigurationError, RunbookError
+from pgrunbooks.patience import patience
 
 if TYPE_CHECKING:
     from pgrunbooks.archive import Record
@@ -59,12 +60,35 @@ def run() -> None:
 )
 @click.version_option(package_name="pgrunbooks")
 def main(targets: str | None) -> None:
-    """PostgreSQL runbooks that run: they name the root cause and hand over the safe next statement."""
+    """PostgreSQL runbooks that run: they name the root cause and hand over the safe next statement.
+
+    \b
+    Try it:             pgrunbooks demo
+    At 2 a.m.:          pgrunbooks check --target NAME
+    With a record:      pgrunbooks run troubleshooting --target NAME
+    A new database:     pgrunbooks init DIR, then pgrunbooks doctor --target NAME
+
+    \b
+    Exit status:        0 ok, 1 warning, 2 critical, 3 unknown (could not
+                        connect or judge), 64 wrong usage, 130 interrupted
+
+    \b
+    Completion with Tab, a line for ~/.bashrc, ~/.zshrc or fish's config:
+      eval "$(_PGRUNBOOKS_COMPLETE=bash_source pgrunbooks)"
+      eval "$(_PGRUNBOOKS_COMPLETE=zsh_source pgrunbooks)"
+      _PGRUNBOOKS_COMPLETE=fish_source pgrunbooks | source
+    """
     if targets:
         os.environ["PGRUNBOOKS_TARGETS"] = str(Path(targets).absolute())
 
 
-target_option = click.option("--target", required=True, metavar="NAME", help="An entry of targets.yml, or 'sandbox'.")
+target_option = click.option(
+    "--target",
+    required=True,
+    metavar="NAME",
+    help="An entry of targets.yml, or 'sandbox', the embedded PostgreSQL.",
+    shell_complete=completion.targets,
+)
 database_option = click.option("--database", metavar="DB", help="Another database of the same server.")
 out_option = click.option(
     "--out",
@@ -77,7 +101,7 @@ out_option = click.option(
 
 
 @main.command()
-@click.argument("area", nargs=-1)
+@click.argument("area", nargs=-1, shell_complete=completion.areas)
 @target_option
 @database_option
 @click.option("--json", "as_json", is_flag=True, help="Print findings.json instead of a page.")
@@ -85,7 +109,16 @@ out_option = click.option(
     "--watch", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Ask again every SECONDS until Ctrl-C."
 )
 def check(area: tuple[str, ...], target: str, database: str | None, as_json: bool, watch: float | None) -> int:
-    """Ask the checks of the AREAs (default: all that is cheap) and print the verdict, with no kernel."""
+    """Ask the checks and print the verdict, without a notebook.
+
+    Without an AREA everything that is cheap is asked. An AREA is one of those that 'pgrunbooks list --checks' shows in
+    its second column, the code of a single check, or a runbook, which stands for all that it asks.
+
+    \b
+    Examples:  pgrunbooks check --target prod
+               pgrunbooks check locks connections --target prod --watch 5
+               pgrunbooks check index-corruption --target prod --json
+    """
     from pgrunbooks.targets import load_target
 
     checks = verdicts.checks_for(*area)
@@ -94,7 +127,8 @@ def check(area: tuple[str, ...], target: str, database: str | None, as_json: boo
     status = "unknown"
     with contextlib.suppress(KeyboardInterrupt) if watch else contextlib.nullcontext():
         while True:
-            verdict = verdicts.look(the_target, checks, database=database, runbook="check", parameters=parameters)
+            with patience(f"asking {target}"):
+                verdict = verdicts.look(the_target, checks, database=database, runbook="check", parameters=parameters)
             status = verdict.status
             _print(verdict, as_json=as_json, watch=bool(watch))
             if not watch:
@@ -125,7 +159,15 @@ def _print(verdict: verdicts.Verdict, *, as_json: bool, watch: bool) -> None:
 @database_option
 @click.option("--script", is_flag=True, help="Print the SQL of a role that suffices; connects to nothing.")
 def doctor(target: str, database: str | None, script: bool) -> int:
-    """Say whether we can connect, what this role sees, and which statements would give what is missing."""
+    """Say what this role can see, and what would show it more.
+
+    It names the checks that a grant, an extension or a setting would enable, each with its statement. It reads and
+    changes nothing. Exit status 1 where something is missing or the role may do too much.
+
+    \b
+    Examples:  pgrunbooks doctor --target prod
+               pgrunbooks doctor --target prod --script | psql -h db.example.com -U postgres shop
+    """
     from rich.console import Console
 
     from pgrunbooks import doctor
@@ -135,7 +177,8 @@ def doctor(target: str, database: str | None, script: bool) -> int:
     if script:
         click.echo(doctor.script(the_target), nl=False)
         return 0
-    found = doctor.examine(the_target, database=database)
+    with patience(f"looking at {target}"):
+        found = doctor.examine(the_target, database=database)
     doctor.show(found, Console())
     return found.exit_status
 
@@ -143,7 +186,14 @@ def doctor(target: str, database: str | None, script: bool) -> int:
 @main.command("list")
 @click.option("--checks", is_flag=True, help="List the checks with their limits instead of the runbooks.")
 def list_command(checks: bool) -> None:
-    """List the runbooks with the question each answers and its parameters."""
+    """List the runbooks, or with --checks the checks and their limits.
+
+    A runbook has its question and its parameters, a check its area, its question and the limits that a target may set.
+
+    \b
+    Examples:  pgrunbooks list
+               pgrunbooks list --checks | grep locks
+    """
     if checks:
         for it in registry().values():
             limits = " ".join(f"{name}={default}" for name, default in it.rule.defaults.items())
@@ -158,7 +208,7 @@ def list_command(checks: bool) -> None:
 
 
 @main.command("run")
-@click.argument("runbook")
+@click.argument("runbook", shell_complete=completion.runbooks)
 @target_option
 @database_option
 @click.option(
@@ -185,7 +235,15 @@ def run_command(
     exit_zero: bool,
     scheduled: bool,
 ) -> int:
-    """Execute RUNBOOK through papermill and write a record of the run."""
+    """Execute RUNBOOK and write a record of the run.
+
+    The record is a folder below DIR with the executed notebook, report.html and findings.json. 'pgrunbooks list' names
+    the runbooks and the parameters that -p sets.
+
+    \b
+    Examples:  pgrunbooks run troubleshooting --target prod --incident INC-4711
+               pgrunbooks run troubleshooting --target prod -p sample_s 5
+    """
     from pgrunbooks.record import execute
 
     def run() -> Record:
@@ -238,7 +296,13 @@ def report(record: Any, *, exit_zero: bool) -> int:
 @out_option
 @click.option("--prune", "age", metavar="AGE", help="First remove the records older than AGE, such as 90d.")
 def records(out: Path, age: str | None) -> None:
-    """Rebuild DIR/index.html, the browsable list of all runs: what is new, what healed, what stands since when."""
+    """Rebuild DIR/index.html, the overview of all runs.
+
+    It tells what is new, what healed and what stands since when. Every run rebuilds it too.
+
+    \b
+    Example:  pgrunbooks records --prune 90d
+    """
     from pgrunbooks.archive import prune, write_overview
 
     if age:
@@ -261,7 +325,14 @@ def records(out: Path, age: str | None) -> None:
 )
 @out_option
 def schedule_command(name: str, out: Path) -> None:
-    """Print the schedule of the targets file as a scheduler reads it; installs nothing."""
+    """Print the schedule of targets.yml as a scheduler reads it.
+
+    It is the key 'schedule' of the targets file. Nothing is installed.
+
+    \b
+    Examples:  pgrunbooks schedule             # lines for crontab -e
+               pgrunbooks schedule --format kubernetes | kubectl apply -f -
+    """
     from pgrunbooks import schedule
 
     place = schedule.here(out)
@@ -272,17 +343,33 @@ def schedule_command(name: str, out: Path) -> None:
 @target_option
 @database_option
 def snapshot(target: str, database: str | None) -> None:
-    """Measure the database once into the history, for growth and for 'since last run'; prints the file's path."""
+    """Measure the database once into the history.
+
+    That is what growth, forecasts and 'since the last run' are reckoned from. The history lies where
+    $PGRUNBOOKS_HISTORY or 'history' in targets.yml says; the path of the new file is printed. Once an hour is a good
+    pace.
+
+    \b
+    Example:  pgrunbooks snapshot --target prod
+    """
     from pgrunbooks.history import record_snapshot
     from pgrunbooks.session import open_session
 
-    with open_session(target, database=database) as session:
-        click.echo(record_snapshot(session))
+    with patience(f"measuring {target}"), open_session(target, database=database) as session:
+        path = record_snapshot(session)
+    click.echo(path)
 
 
 @main.group()
 def drill() -> None:
-    """Practise on a real incident in the sandbox: start one, find it, reveal it, stop it."""
+    """Practise on a real incident in the sandbox.
+
+    \b
+    Example:  pgrunbooks drill start
+              pgrunbooks check --target sandbox
+              pgrunbooks drill reveal
+              pgrunbooks drill stop
+    """
 
 
 @drill.command("list")
@@ -295,14 +382,21 @@ def drill_list() -> None:
 
 
 @drill.command("start")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completion.drill_names)
 def drill_start(name: str | None) -> None:
-    """Make the incident NAME in the sandbox, or one of them where no NAME is given; it stands until 'stop'."""
+    """Make the incident NAME in the sandbox, or one of them all.
+
+    It stands until 'pgrunbooks drill stop'. Without a NAME it is not said which one it is.
+
+    \b
+    Example:  pgrunbooks drill start ddl-lock-queue
+    """
     from pgrunbooks import practice
     from pgrunbooks.drills import drills
 
     usual = {it.code for it in verdicts.checks_for()}
-    started = practice.start(name or random.choice([code for code in drills() if code in usual]))
+    with patience("making the incident"):
+        started = practice.start(name or random.choice([code for code in drills() if code in usual]))
     named = "" if started.code in usual else f" {started.code}"  # is asked by name only
     click.echo(f"{drills()[started.code].symptom}\n")
     click.echo(f"Find it:      pgrunbooks check{named} --target sandbox\nThe answer:   pgrunbooks drill reveal")
@@ -326,21 +420,32 @@ def drill_stop() -> None:
     """Heal the incident and end the drill."""
     from pgrunbooks import practice
 
-    found = practice.stop()
+    with patience("healing the incident"):
+        found = practice.stop()
     click.echo(f"{found.code} is healed" if found else "no drill runs")
 
 
 @main.group()
 def sandbox() -> None:
-    """Start, stop, reset or open the embedded PostgreSQL."""
+    """Start, stop, reset or open the embedded PostgreSQL.
+
+    It is a private server with a small shop in it. Nothing has to be started by hand: --target sandbox starts it, and
+    it stops when nobody uses it any more.
+
+    \b
+    Examples:  pgrunbooks sandbox psql
+               pgrunbooks sandbox psql -c 'select count(*) from shop.orders'
+    """
 
 
 @sandbox.command("start")
 def sandbox_start() -> None:
-    """Start the sandbox and let it run until 'pgrunbooks sandbox stop'; prints its URL."""
+    """Start the sandbox, print its URL and let it run until 'stop'."""
     from pgrunbooks.sandbox import default_sandbox
 
-    click.echo(default_sandbox().start(keep=True).url())
+    with patience("starting the embedded PostgreSQL"):
+        url = default_sandbox().start(keep=True).url()
+    click.echo(url)
 
 
 @sandbox.command("stop")
@@ -349,8 +454,9 @@ def sandbox_stop() -> None:
     from pgrunbooks import practice
     from pgrunbooks.sandbox import default_sandbox
 
-    practice.stop()
-    default_sandbox().stop()
+    with patience("stopping the embedded PostgreSQL"):
+        practice.stop()
+        default_sandbox().stop()
 
 
 @sandbox.command("reset")
@@ -365,7 +471,7 @@ def sandbox_reset() -> None:
 
 @sandbox.command("url")
 def sandbox_url() -> None:
-    """Print the URL of the sandbox's database, for any client; starts nothing."""
+    """Print the URL of the sandbox's database; starts nothing."""
     from pgrunbooks.sandbox import default_sandbox
 
     click.echo(default_sandbox().url())
@@ -377,14 +483,18 @@ def sandbox_psql(arguments: tuple[str, ...]) -> int:
     """Open psql on the sandbox; ARGUMENTS go to psql."""
     from pgrunbooks.sandbox import default_sandbox
 
-    server = default_sandbox().start()
+    with patience("starting the embedded PostgreSQL"):
+        server = default_sandbox().start()
     return subprocess.run([str(server.programs / "psql"), server.url(), *arguments], check=False).returncode
 
 
 @main.command()
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
 def init(directory: Path) -> None:
-    r"""Make a workspace in DIRECTORY: runbooks to change, targets.yml, an example check, its test and a CI file.
+    """Make a workspace of your own in DIRECTORY.
+
+    It gets the runbooks and walkthroughs to change, a commented targets.yml, an example check with its test, and a CI
+    file. What is there already is kept.
 
     \b
     Example:  pgrunbooks init my-runbooks
@@ -401,13 +511,18 @@ def init(directory: Path) -> None:
 
 @main.group("new")
 def new_group() -> None:
-    """Add a check or a runbook of your own beside targets.yml; it works at once and waits to be filled in."""
+    """Add a check or a runbook of your own.
+
+    It is written beside the targets file, with a test; it works at once and waits to be filled in.
+    """
 
 
 @new_group.command("check")
 @click.argument("name")
 def new_check(name: str) -> None:
-    r"""Write the check NAME and its test; its code gets the prefix 'my.' where NAME has none.
+    """Write the check NAME and its test.
+
+    The code of the check is NAME, with the prefix 'my.' where it has none.
 
     \b
     Example:  pgrunbooks new check slow-refund
@@ -424,7 +539,7 @@ def new_check(name: str) -> None:
 @new_group.command("runbook")
 @click.argument("name")
 def new_runbook(name: str) -> None:
-    r"""Write the runbook NAME and its test.
+    """Write the runbook NAME and its test.
 
     \b
     Example:  pgrunbooks new runbook slow_refunds
@@ -448,7 +563,10 @@ def _say_written(paths: Sequence[Path]) -> list[Path]:
 @main.command()
 @out_option
 def demo(out: Path) -> None:
-    """Make an incident in the sandbox, run the runbook inside it, and say where the report is."""
+    """Play an incident in the sandbox and run the runbooks in it.
+
+    It ends with the path of the report. No database of yours is asked.
+    """
     from pgrunbooks.demo import play
 
     play(out, click.echo)
@@ -457,7 +575,11 @@ def demo(out: Path) -> None:
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def lab(arguments: tuple[str, ...]) -> int:
-    """Open JupyterLab on the runbooks; ARGUMENTS go to jupyter lab."""
+    """Open JupyterLab on the runbooks; ARGUMENTS go to jupyter lab.
+
+    \b
+    Example:  pgrunbooks lab --no-browser --port 8889
+    """
     from pgrunbooks.record import lab_folder
 
     quiet = ("--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate")

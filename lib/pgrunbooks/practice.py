@@ -54,13 +54,18 @@ def start(code: str) -> Running:
             start_new_session=True,
         )
         deadline = time.monotonic() + _START_S
-        while not (found := running(sandbox)):
-            if process.poll() is not None or time.monotonic() > deadline:
-                process.terminate()
-                output.seek(0)
-                last = (output.read().strip().splitlines() or ["it said nothing"])[-1]
-                raise SandboxError(f"the drill {code} could not be started: {last}")
-            time.sleep(0.05)
+        try:
+            while not (found := running(sandbox)):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    process.terminate()
+                    output.seek(0)
+                    last = (output.read().strip().splitlines() or ["it said nothing"])[-1]
+                    raise SandboxError(f"the drill {code} could not be started: {last}")
+                time.sleep(0.05)
+        except (KeyboardInterrupt, SystemExit):
+            process.terminate()  # once the fault is ripe it is healed: no incident stays that nobody was told of
+            process.wait()
+            raise
     process.returncode = 0  # it lives on by itself; nobody here waits for it
     return found
 

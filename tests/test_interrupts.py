@@ -1,0 +1,99 @@
+"""Ctrl-C, as a terminal sends it to all processes of a command: exit 130, one line, and nothing left behind."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from pgrunbooks.sandbox import default_sandbox, wait_until
+
+FAR = ["--target", "far"]
+NEAR = ["--target", "sandbox"]
+BOUND_S = 40
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return a folder whose targets file names a server that accepts connections and never says a word."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(8)
+        dsn = f"host=127.0.0.1 port={listener.getsockname()[1]} user=u dbname=d"
+        (tmp_path / "targets.yml").write_text(json.dumps({"targets": {"far": {"dsn": dsn}}}))
+        yield tmp_path
+
+
+def marked(mark):
+    """Return the processes that were started with this mark in their environment, whoever is their parent now."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark.encode() in place.read_bytes():
+                found.append(int(place.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def until(condition):
+    deadline = time.monotonic() + BOUND_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def connects(process, mark, folder):
+    links = Path(f"/proc/{process.pid}/fd")
+    until(lambda: any("socket:" in os.path.realpath(link) for link in links.iterdir()))
+
+
+def writes_a_record(process, mark, folder):
+    until(lambda: list(folder.glob("records/sandbox/.*.partial/*")))
+
+
+def is_in_the_incident(process, mark, folder):
+    while "Somebody leaves a transaction open" not in process.stdout.readline():
+        assert process.poll() is None
+    with default_sandbox().connect() as watcher:
+        wait_until(watcher, "select exists (select from pg_locks where not granted)")
+
+
+def has_a_process_that_makes_the_fault(process, mark, folder):
+    until(lambda: len(marked(mark)) > 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_under_way"),
+    [
+        (["check", *FAR], connects),
+        (["doctor", *FAR], connects),
+        (["snapshot", *FAR], connects),
+        (["run", "troubleshooting", *NEAR], writes_a_record),
+        (["demo"], is_in_the_incident),
+        (["drill", "start", "ddl-lock-queue"], has_a_process_that_makes_the_fault),
+    ],
+    ids=lambda it: it[0] if isinstance(it, list) else "",
+)
+def test_an_interrupt_ends_the_command_and_leaves_nothing(arguments, is_under_way, folder):
+    mark = f"MARK={uuid.uuid4()}"
+    command = [sys.executable, "-m", "pgrunbooks", *arguments]
+    environment = {**os.environ, **dict([mark.split("=")]), "PGRUNBOOKS_HISTORY": str(folder / "history")}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True, **pipes) as process:
+        is_under_way(process, mark, folder)
+        os.killpg(process.pid, signal.SIGINT)
+        error = process.communicate(timeout=BOUND_S)[1]
+    assert (process.returncode, error.strip()) == (130, "pgrunbooks: interrupted")
+    until(lambda: not marked(mark))
+    assert [path for path in folder.rglob("*") if path.is_file()] == [folder / "targets.yml"]
+    assert default_sandbox().drill() is None
+    with default_sandbox().connect("postgres", application_name="watcher") as watcher:
+        others = "application_name <> 'watcher' and backend_type = 'client backend'"
+        wait_until(watcher, f"select count(*) = 0 from pg_stat_activity where {others}", seconds=10)
