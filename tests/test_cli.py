@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -11,9 +12,11 @@ import sys
 import threading
 import time
 
+import click
 import jsonschema
 import pytest
 
+from pgrunbooks.cli import main
 from pgrunbooks.drills import drills
 from pgrunbooks.record import findings_schema
 from pgrunbooks.sandbox import temporary_sandbox
@@ -142,7 +145,7 @@ def test_a_silent_host_exits_3_with_a_record_that_says_why(workspace, tmp_path):
         run = pgrunbooks("run", "troubleshooting", "--target", "far")
     assert (check.returncode, run.returncode) == (3, 3)
     assert_one_line(check.stderr, "cannot connect to far", "timeout")
-    assert_one_line(run.stderr, "cannot connect to far", "timeout")
+    assert_one_line(run.stderr, "cannot connect to far", "timeout", "'pgrunbooks doctor --target far' looks closer")
     printed = json.loads(check.stdout)
     jsonschema.validate(printed, findings_schema())
     (record,) = records(tmp_path)
@@ -260,12 +263,37 @@ def test_the_lists_name_what_there_is():
     assert re.search(r"blocking-lock +locks .*warning=5s", pgrunbooks("list", "--checks").stdout)
 
 
-def test_every_command_explains_itself():
-    names = re.findall(r"^  (\w+) ", pgrunbooks("--help").stdout.split("Commands:")[1], re.MULTILINE)
-    assert {"check", "run", "demo", "lab", "list", "records", "sandbox"} <= set(names)
-    for name in names:
-        result = pgrunbooks(name, "--help")
-        assert (result.returncode, result.stderr) == (0, "")
+def leaves(command, *path):
+    """Yield each command that does something, with the words that call it."""
+    if not isinstance(command, click.Group):
+        yield path, command
+        return
+    for name, each in command.commands.items():
+        yield from leaves(each, *path, name)
+
+
+COMMANDS = dict(leaves(main))
+TELLS_BY_ITSELF = {("drill", "list"), ("drill", "reveal"), ("drill", "stop"), ("demo",)}
+TELLS_BY_ITSELF |= {("sandbox", name) for name in ("start", "stop", "reset", "url", "psql")}
+
+
+def test_the_help_lists_every_command_in_a_sentence_that_is_not_cut():
+    page = pgrunbooks("--help").stdout
+    assert re.findall(r"^  (\w+) ", page.split("Commands:")[1], re.MULTILINE) == sorted({it[0] for it in COMMANDS})
+    for path, command in COMMANDS.items():
+        assert not command.get_short_help_str(66).endswith("..."), path
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself_with_examples_that_can_be_typed(path):
+    command = COMMANDS[path]
+    text = command.get_help(click.Context(command, info_name=path[-1]))
+    examples = re.findall(r"(?:Examples?:| {8}) +(pgrunbooks .*?)(?:  +#.*| \| .*)?$", text, re.MULTILINE)
+    assert path in TELLS_BY_ITSELF or examples, text
+    for example in examples:
+        words = shlex.split(example)[1:]
+        assert tuple(words[: len(path)]) == path
+        command.make_context(path[-1], words[len(path) :])  # raises for what this command does not take
 
 
 def test_the_reader_may_leave_early(workspace):

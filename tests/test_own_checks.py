@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,11 @@ from pgrunbooks.verdict import ask, checks_for
 
 EXAMPLE = (Path(__file__).parents[1] / "lib" / "pgrunbooks" / "templates" / "check.py").read_text()
 CODE = "my.table-without-key"
+PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+((GROUP, ENTRY),) = tomllib.loads(re.search(r"```toml\n(.*?)```", PAGE, re.DOTALL)[1])["project"][
+    "entry-points"
+].items()
+VALUE = ENTRY["keys"]
 
 
 @pytest.fixture
@@ -176,15 +182,15 @@ class TestAnInstalledPackage:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=":")
 
-        def install(value, text=EXAMPLE):
+        def install(value):
             package = tmp_path / "site" / "acme_checks"
             package.mkdir(parents=True)
             (package / "__init__.py").write_text("")
-            (package / "keys.py").write_text(text)
-            info = tmp_path / "site" / "acme_checks-1.0.dist-info"
+            (package / "keys.py").write_text(EXAMPLE)
+            info = tmp_path / "site" / "acme_checks-1.0.dist-info"  # what pip writes of the page's pyproject.toml
             info.mkdir()
             (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-checks\nVersion: 1.0\n")
-            (info / "entry_points.txt").write_text(f"[pgrunbooks.checks]\nkeys = {value}\n")
+            (info / "entry_points.txt").write_text(f"[{GROUP}]\nkeys = {value}\n")
 
         return install
 
@@ -193,7 +199,7 @@ class TestAnInstalledPackage:
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     def test_s_checks_are_found_by_their_entry_points(self, install):
-        install("acme_checks.keys:check")
+        install(VALUE)
         result = self.run("check", "my", "--target", "sandbox", "--json")
         assert [(it["code"], it["outcome"]) for it in json.loads(result.stdout)["checks"]] == [(CODE, "ok")]
 

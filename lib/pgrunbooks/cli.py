@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +140,7 @@ def check(area: tuple[str, ...], target: str, database: str | None, as_json: boo
 def _print(verdict: verdicts.Verdict, *, as_json: bool, watch: bool) -> None:
     document = verdict.document()
     if not verdict.server:
-        click.echo(f"pgrunbooks: {verdict.reason}", err=True)
+        _say_reason(document)
     if as_json:
         click.echo(json.dumps(document, indent=None if watch else 2, ensure_ascii=False))
     elif verdict.server:
@@ -152,6 +152,12 @@ def _print(verdict: verdicts.Verdict, *, as_json: bool, watch: bool) -> None:
         if watch:
             console.clear()
         terminal(document, console, owner=verdict.target.owner, cost=verdicts.cost_in_words(verdict.cost))
+
+
+def _say_reason(document: Mapping[str, Any]) -> None:
+    """Say in one line why a database could not be judged, and what looks closer where it does not answer."""
+    closer = f"; 'pgrunbooks doctor --target {document['target']}' looks closer" if not document["server"] else ""
+    click.echo(f"pgrunbooks: {document['reason']}{closer}", err=True)
 
 
 @main.command()
@@ -286,7 +292,7 @@ def report(record: Any, *, exit_zero: bool) -> int:
     """Say in two lines what a run found and where its record is; return the exit status."""
     status = record.document["status"]
     if record.document["reason"]:
-        click.echo(f"pgrunbooks: {record.document['reason']}", err=True)
+        _say_reason(record.document)
     click.echo(f"{status.upper()}  {record.document['target']}  {record.document['runbook']}")
     click.echo(record.page)
     return 0 if exit_zero and status in ("warning", "critical") else verdicts.EXIT_STATUS[status]

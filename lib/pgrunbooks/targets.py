@@ -250,7 +250,7 @@ def load_target(name: str) -> Target:
         entry = {}
     if entry is None:
         known = ", ".join([*content["targets"], SANDBOX])
-        where = str(path) if path else f"no targets.yml from {Path.cwd()} upwards"
+        where = str(path) if path else f"no targets.yml from {Path.cwd()} upwards; 'pgrunbooks init DIR' makes one"
         raise ConfigurationError(f"unknown target {name!r} ({where}); known: {known}")
     key = f"targets.{name}"
     if not isinstance(entry, Mapping):
