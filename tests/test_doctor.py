@@ -449,6 +449,25 @@ def test_the_script_makes_a_role_that_lacks_nothing_and_may_run_again(server):
         run(server, "drop owned by pgrunbooks; drop role pgrunbooks")
 
 
+def test_an_administrator_who_is_no_superuser_gets_the_role_without_level_2(server):
+    """As on a managed service: such a role may create roles and grant pg_monitor, and may not read the server's files."""
+    run(server, "create role administrator login createrole createdb")
+    run(server, "grant pg_monitor, pg_read_all_data to administrator with admin option")
+    try:
+        for _ in range(2):
+            psql = [str(server.programs / "psql"), "-X", "-q", "-f", "-", server.url(user="administrator")]
+            text = doctor.script(target(server.url()))
+            done = subprocess.run(psql, input=text, capture_output=True, text=True, check=False)
+            assert (done.returncode, "ERROR" in done.stderr) == (0, False), done.stderr
+            assert "level 2" in done.stdout
+        assert levels(examine(target(make_conninfo(server.url(), user="pgrunbooks")))) == [True, False, True]
+    finally:
+        run(
+            server,
+            "drop owned by pgrunbooks; drop role pgrunbooks; drop owned by administrator; drop role administrator",
+        )
+
+
 def test_which_checks_a_level_enables_is_read_from_the_checks():
     sessions, files, data = (level.checks() for level in LEVELS)
     assert {code for code, check in registry().items() if check.sees_sessions} <= set(sessions)
