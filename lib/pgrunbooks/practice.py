@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,6 +18,8 @@ from pgrunbooks.errors import ConfigurationError, SandboxError
 from pgrunbooks.sandbox import Sandbox, default_sandbox
 
 _START_S = 120.0
+# What the process that holds a fault is told once somebody knows of it; where whoever wanted it is gone, it heals.
+_GO_ON = b"go on"
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,13 @@ def start(code: str) -> Running:
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", __name__, code],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
+        assert process.stdin
+        told = process.stdin
         deadline = time.monotonic() + _START_S
         try:
             while not (found := running(sandbox)):
@@ -62,10 +67,15 @@ def start(code: str) -> Running:
                     last = (output.read().strip().splitlines() or ["it said nothing"])[-1]
                     raise SandboxError(f"the drill {code} could not be started: {last}")
                 time.sleep(0.05)
+            with contextlib.suppress(BrokenPipeError):  # it was stopped at once
+                os.write(told.fileno(), _GO_ON)
         except (KeyboardInterrupt, SystemExit):
-            process.terminate()  # once the fault is ripe it is healed: no incident stays that nobody was told of
+            told.close()
+            process.terminate()
             process.wait()
             raise
+        finally:
+            told.close()
     process.returncode = 0  # it lives on by itself; nobody here waits for it
     return found
 
@@ -85,7 +95,10 @@ def stop() -> Running | None:
 
 
 def _hold(code: str) -> None:
-    """Make the fault, say so in the sandbox's folder, and wait for the signal that ends it."""
+    """Make the fault, say so in the sandbox's folder, and wait for the signal that ends it.
+
+    An interrupt may come before whoever started this process can end it: then its standard input is at an end.
+    """
     sandbox = default_sandbox().start()
     drill = drills()[code]
     try:
@@ -99,7 +112,8 @@ def _hold(code: str) -> None:
                 "settings": {"thresholds": thresholds, **incident.settings},
             }
             _say(sandbox.drill_file, json.dumps(state))
-            signal.sigwait({signal.SIGTERM, signal.SIGINT})
+            if sys.stdin.buffer.read(len(_GO_ON)) == _GO_ON:
+                signal.sigwait({signal.SIGTERM, signal.SIGINT})
     finally:  # after the healing: whoever ends a drill waits for that
         sandbox.drill_file.unlink(missing_ok=True)
 
