@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from pgrunbooks.check import Context
+from pgrunbooks.check import Context, Remedy, registry
 from pgrunbooks.drills import drills
 from pgrunbooks.history import record_snapshot
 from pgrunbooks.sandbox import Sandbox, temporary_sandbox, wait_until
 from pgrunbooks.session import Server, open_session
+from pgrunbooks.suggestions import suggestions
 from pgrunbooks.targets import Target
 from pgrunbooks.verdict import Verdict, ask, checks_for
 
@@ -88,6 +89,13 @@ def diagnose(sandbox: Sandbox, *names: str, thresholds: Mapping[str, Any] | None
         return ask(session, checks_for(*names), runbook="check")
 
 
+def not_in_the_reference(code: str, verdict: Verdict) -> list[Remedy]:
+    """Return the remedies of a check's findings that its page does not tell of."""
+    told = suggestions(registry()[code])
+    remedies = [remedy for finding in verdict.about(code) for remedy in finding.remedies]
+    return [remedy for remedy in remedies if not any(it.stands_for(remedy) for it in told)]
+
+
 @pytest.fixture
 def prove(server: Sandbox) -> Callable[[str], None]:
     """Return the proof of a check: silent while healthy, found inside its drill, silent once it is healed."""
@@ -99,6 +107,7 @@ def prove(server: Sandbox) -> Callable[[str], None]:
         def found() -> list[tuple[str, str, str]]:
             verdict = diagnose(server, code, thresholds=thresholds)
             assert verdict.checks[0].outcome in ("ok", "found"), verdict.checks[0].reason
+            assert not_in_the_reference(code, verdict) == []
             return [(it.kind, it.name, it.severity) for it in verdict.findings]
 
         assert found() == []

@@ -1,15 +1,14 @@
 """CONTRIBUTING.md, followed to the letter in a copy of the project."""
 
-import os
-import re
-import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"```(\w+)(?: (\S+))?\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+from pages import ROOT, blocks, commands, run
+
+PAGE = ROOT / "CONTRIBUTING.md"
+BLOCKS = blocks(PAGE)
 
 
 def test_a_check_is_added_as_the_page_says(tmp_path):
@@ -23,21 +22,11 @@ def test_a_check_is_added_as_the_page_says(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             before = path.read_text() if path.suffix == ".csv" else ""
             path.write_text(before + text)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "lib")}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    commands = [line for kind, _, text in BLOCKS if kind == "sh" for line in text.splitlines()]
-    assert len(commands) == 4
-    for command in commands:
-        result = subprocess.run(
-            shlex.split(command),
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=110,
-            check=False,
-        )
-        assert result.returncode == 0, (command, result.stdout[-2000:], result.stderr[-2000:])
+    lines = commands(PAGE)
+    assert len(lines) == 4
+    for line in lines:
+        result = run(line, tmp_path, PYTHONPATH=str(tmp_path / "lib"))
+        assert result.returncode == 0, (line, result.stdout[-2000:], result.stderr[-2000:])
 
 
 def test_the_example_is_written_as_the_house_is(tmp_path):

@@ -24,28 +24,41 @@ from pgrunbooks.errors import ConfigurationError
 from pgrunbooks.sandbox import default_sandbox
 
 SANDBOX = "sandbox"
-M = TypeVar("M", bound="_Model")
+M = TypeVar("M", bound="Model")
 LEVELS = ("all", "hourly", "daily", "weekly")  # how densely a month of the history is kept
 _TOP: dict[str, type] = {"defaults": dict, "targets": dict, "schedule": list, "history": dict, "checks": str}
+TOP_KEYS = {  # what each of them holds, for the reference
+    "defaults": "keys of a target that hold for every target which does not have them itself; any but `dsn`",
+    "targets": "name: keys of a target",
+    "schedule": "a list of what runs when; `pgrunbooks schedule` prints it for a scheduler, which nothing here is",
+    "history": "where `pgrunbooks snapshot` and the growth report keep what they measured, and for how long",
+    "checks": "the folder of checks of one's own, relative to this file",
+}
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 # One field of a cron expression in what every scheduler understands: names of three letters, a step after * or a range.
 _TERM = r"(?:\d+|[a-z]{3})(?:-(?:\d+|[a-z]{3})(?:/\d+)?)?"
 _CRON_FIELD = re.compile(rf"\*(?:/\d+)?|{_TERM}(?:,{_TERM})*", re.IGNORECASE)
 
-Duration = Annotated[float, BeforeValidator(lambda value: units.parse(value, "duration"))]
-Bytes = Annotated[float, BeforeValidator(lambda value: units.parse(value, "bytes"))]
+QUANTITIES: dict[units.Kind, BeforeValidator] = {
+    "duration": BeforeValidator(lambda value: units.parse(value, "duration")),
+    "bytes": BeforeValidator(lambda value: units.parse(value, "bytes")),
+}
+Duration = Annotated[float, QUANTITIES["duration"]]
+Bytes = Annotated[float, QUANTITIES["bytes"]]
 
 
-class _Model(BaseModel):
+class Model(BaseModel):
+    """What a person writes: an unknown key is a mistake, and no message quotes a value, which may be a secret."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-class Ignore(_Model):
+class Ignore(Model):
     """A finding that the team has decided to live with, for a while and for a reason."""
 
-    code: str
+    code: str = Field(description="the check, by its code")
     object: str = Field(description="name of the object; * and ? are wildcards")
-    why: str
+    why: str = Field(description="the reason, shown with the verdict")
     until: datetime.date | None = Field(default=None, description="last day on which the finding is silenced")
 
     @field_validator("code")
@@ -61,23 +74,25 @@ class Ignore(_Model):
         return in_time and code == self.code and fnmatch.fnmatchcase(name, self.object)
 
 
-class Target(_Model):
+class Target(Model):
     """One database: how to reach it, what it is, and which of the default limits do not suit it."""
 
     name: str = Field(exclude=True)
     dsn: str = Field(repr=False, description="any libpq string or URI, service=NAME, or '' for the PG* variables")
-    environment: Literal["development", "staging", "production"] | None = None
+    environment: Literal["development", "staging", "production"] | None = Field(
+        default=None, description="what kind of database it is"
+    )
     owner: str | None = Field(default=None, description="shown with every verdict")
     statement_timeout: Duration = Field(default=15.0, gt=0, description="for each statement of ours")
     lock_timeout: Duration = Field(default=0.5, gt=0, description="for each lock that a statement of ours waits for")
     disk_bytes: Bytes | None = Field(default=None, description="what the volume holds in all")
     tablespaces: dict[str, Bytes] = Field(default={}, description="name -> what its own volume holds in all")
     memory_bytes: Bytes | None = Field(default=None, description="main memory of the server's host")
-    backup_max_age: Duration | None = None
+    backup_max_age: Duration | None = Field(default=None, description="how old the newest backup may be")
     pooler: str | None = Field(default=None, repr=False, description="libpq string of PgBouncer's admin console")
     thresholds: dict[str, dict[str, Any]] = Field(default={}, description="code -> {limit: value}")
     standbys: tuple[str, ...] = Field(default=(), description="other targets that are standbys of this one")
-    ignore: tuple[Ignore, ...] = ()
+    ignore: tuple[Ignore, ...] = Field(default=(), description="findings that the team has decided to live with")
     allow_actions: bool = Field(default=False, description="lets the notebook's confirmed cancel / terminate work")
 
     @field_validator("thresholds", mode="before")
@@ -101,12 +116,12 @@ class Target(_Model):
         return rules()[code].limits(self.thresholds.get(code, {}))
 
 
-class Schedule(_Model):
+class Schedule(Model):
     """One line of the schedule: which runbook runs when, on which targets, and who hears of it."""
 
-    runbook: str
-    targets: tuple[str, ...]
-    cron: str
+    runbook: str = Field(description="which one runs, by its name")
+    targets: tuple[str, ...] = Field(description="on which targets, by their names")
+    cron: str = Field(description="when: minute, hour, day of month, month, day of week; a step follows * or a range")
     notify: tuple[str, ...] = Field(default=(), repr=False, description="URLs as Apprise writes them; ${VAR} as in dsn")
 
     @field_validator("cron")
@@ -135,12 +150,12 @@ class Schedule(_Model):
         return " ".join(fields)
 
 
-class Keep(_Model):
+class Keep(Model):
     """How long the history keeps one snapshot an hour, then one a day, then one a week; counted in whole months."""
 
-    hourly: Duration = Field(default=math.inf, gt=0)
-    daily: Duration = Field(default=math.inf, gt=0)
-    weekly: Duration = Field(default=math.inf, gt=0)
+    hourly: Duration = Field(default=math.inf, gt=0, description="older than that: one a day")
+    daily: Duration = Field(default=math.inf, gt=0, description="older than that: one a week")
+    weekly: Duration = Field(default=math.inf, gt=0, description="older than that: none")
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -153,11 +168,11 @@ class Keep(_Model):
         return next((level for level in LEVELS[1:] if age_s < getattr(self, level)), None)
 
 
-class History(_Model):
+class History(Model):
     """Where the history lies, and what is kept of it; by default all of it, in a folder of the user's."""
 
     url: str | None = Field(default=None, min_length=1, description="a folder, or a URL such as s3://bucket/prefix")
-    keep: Keep | None = None
+    keep: Keep | None = Field(default=None, description="how densely it is kept as it grows old")
 
 
 class _StrictLoader(yaml.SafeLoader):
