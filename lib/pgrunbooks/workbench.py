@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 PROVED = "no statement needs it"
 _HELPS, _HARMS = 0.99, 1.01  # of a cost: what changes less is not listed
+_DROP = re.compile(r"drop\s+index\s+(?:concurrently\s+)?(?:if\s+exists\s+)?([^\s;]+)\s*;?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -195,8 +197,19 @@ def _trial(it: Study, index: Index, start: float) -> Trial:
     return Trial(index, gain, it.write_share(index), it.costs.sizes[index], changed, time.monotonic() - start)
 
 
+def try_drop(runbook: Runbook, name: str) -> Answer:
+    """Return in one line what the lab says of the workload without an index, named with its schema.
+
+    Raises RunbookError where the lab cannot be had.
+    """
+    return Answer(f"{name}: {_proofs(runbook.session, [name])[name]}.")
+
+
 def enable_trials(runbook: Runbook) -> None:
-    """Give the notebook the cell magic ``%%whatif``, whose cell is a CREATE INDEX; a no-op outside a notebook."""
+    """Give the notebook the cell magic ``%%whatif``, whose cell is a CREATE INDEX or a DROP INDEX of one index.
+
+    A no-op outside a notebook.
+    """
     if shell := get_ipython():
         shell.register_magic_function(lambda line, cell: _tried(runbook, cell), "cell", "whatif")
 
@@ -209,7 +222,7 @@ def form(runbook: Runbook, statement: str) -> Any:
     try:
         import ipywidgets
     except ImportError:
-        return _Refusal("The form needs ipywidgets, which the extra 'lab' installs; %%whatif does the same.")
+        return Answer("The form needs ipywidgets, which the extra 'lab' installs; %%whatif does the same.")
     text = ipywidgets.Textarea(value=statement, layout=ipywidgets.Layout(width="100%", height="4.5em"))
     button = ipywidgets.Button(description="What if?", button_style="primary")
     output = ipywidgets.Output()
@@ -224,17 +237,20 @@ def form(runbook: Runbook, statement: str) -> Any:
 
 
 @dataclass(frozen=True)
-class _Refusal:
-    reason: str
+class Answer:
+    """One sentence of the workbench, where there is no more to show."""
+
+    sentence: str
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        html = templates().from_string("<p>{{ reason }}</p>").render(reason=self.reason)
-        return {"text/html": html, "text/plain": printable(self.reason)}
+        html = templates().from_string("<p>{{ sentence }}</p>").render(sentence=self.sentence)
+        return {"text/html": html, "text/plain": printable(self.sentence)}
 
 
-def _tried(runbook: Runbook, statement: str) -> Trial | _Refusal:
+def _tried(runbook: Runbook, statement: str) -> Trial | Answer:
     """Return a trial, or in one line why there is none: a typing mistake is no traceback."""
+    drop = _DROP.fullmatch(statement.strip())
     try:
-        return try_index(runbook, statement)
+        return try_drop(runbook, drop[1]) if drop else try_index(runbook, statement)
     except RunbookError as error:
-        return _Refusal(str(error))
+        return Answer(str(error))
