@@ -6,9 +6,16 @@ import pytest
 
 from pgrunbooks import sample_data
 from pgrunbooks.errors import SandboxError
-from pgrunbooks.history import database_sizes, snapshots
+from pgrunbooks.history import database_sizes
 from pgrunbooks.playground import Past, Playground, shop
 from pgrunbooks.sandbox import default_sandbox
+
+COUNTED = """
+select coalesce(sum(s.calls), 0)::int8 as calls
+from pg_stat_statements as s
+join pg_database as d on d.oid = s.dbid
+where d.datname = current_database() and s.query ilike '%shop.%'
+"""
 
 
 def databases():
@@ -24,8 +31,7 @@ def _history(tmp_path, monkeypatch):
 def test_a_past_lives_its_days_by_a_clock_of_its_own():
     past = Past(days_ago=30)
     past.live([100, 200, 300])
-    with past.playground.session() as session:
-        taken, _ = snapshots(session)
+    taken = past.taken()
     past.playground.close()
     first, second, third = (it.at for it in taken)
     assert (second - first, third - second) == (datetime.timedelta(days=1), datetime.timedelta(days=1))
@@ -41,8 +47,7 @@ def test_what_was_lived_is_forgotten_with_the_database():
     for _ in range(2):
         past = Past(days_ago=3)
         past.live([10])
-        with past.playground.session() as session:
-            assert len(snapshots(session)[0]) == 1
+        assert len(past.taken()) == 1
         past.playground.close()
         assert past.playground.name not in databases()
 
@@ -66,6 +71,10 @@ def test_a_second_shop_is_worked_in_and_the_first_one_stays_as_it_is(is_busy, mo
         second = shop()
         second.run("drop index shop.orders_placed_at_idx")
         second.work(calls=20)
+        with second.session() as session:
+            assert session.rows(COUNTED)[0]["calls"] >= 20
+            second.forget_counts()
+            assert session.rows(COUNTED)[0]["calls"] == 0
         second.close()
     assert second.name not in databases()
     with sandbox.connect() as connection:

@@ -284,6 +284,14 @@ class TestFanChart:
         assert title(axes).startswith("The database fills the disk in 21 to 21 days")
         assert texts(axes) == ["the disk, 150 GB"]
 
+    def test_draws_what_came_without_knowing_of_it(self):
+        rows = self.rows(40)
+        without, axes = (plots.fan_chart(rows[:30], came=came) for came in ((), rows[30:]))
+        assert title(axes) == title(without)
+        assert len(axes.lines[-1].get_xdata()) == 10
+        assert len(axes.lines) == len(without.lines) + 1
+        assert axes.get_xlabel().endswith("the dots are what came")
+
     def test_few_points_are_a_range_and_fewer_no_forecast(self):
         assert title(plots.fan_chart(self.rows(4))).endswith("(few points: a range)")
         assert title(plots.fan_chart(self.rows(2))).startswith("No forecast: 2 points are too few")

@@ -73,6 +73,24 @@ class TestATrial:
     def test_that_cannot_be_made_is_one_line(self, statement, reason, page):
         assert reason in workbench._tried(page, statement)._repr_mimebundle_()["text/plain"]
 
+    @pytest.mark.parametrize(
+        ("statement", "said"),
+        [
+            (
+                "drop index shop.payments_order_id_idx",
+                "shop.payments_order_id_idx: keep: a statement would cost up to ",
+            ),
+            (
+                "DROP INDEX CONCURRENTLY IF EXISTS shop.payments_paid_at_idx;",
+                f"shop.payments_paid_at_idx: {workbench.PROVED}.",
+            ),
+            ("drop index shop.nowhere_idx", "there is no index shop.nowhere_idx here"),
+            ("drop index shop.payments", "there is no index shop.payments here"),
+        ],
+    )
+    def test_of_a_drop_says_whether_the_workload_needs_the_index(self, statement, said, page):
+        assert workbench._tried(page, statement)._repr_mimebundle_()["text/plain"].startswith(said)
+
     def test_leaves_the_server_as_it_was(self, busy, page):
         with busy.connect() as client:
             count = "select count(*) from pg_class"

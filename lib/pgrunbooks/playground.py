@@ -6,6 +6,7 @@ import datetime
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
 
@@ -14,6 +15,9 @@ from pgrunbooks.errors import SandboxError
 from pgrunbooks.sandbox import DATABASE, default_sandbox
 from pgrunbooks.session import Session, open_session
 from pgrunbooks.targets import SANDBOX, Target
+
+if TYPE_CHECKING:
+    from pgrunbooks.months import Snapshot
 
 _DAY = datetime.timedelta(days=1)
 _FILL = "insert into events (note) select repeat('x', 1000) from generate_series(1, %s)"
@@ -40,6 +44,10 @@ class Playground:
     def work(self, calls: int) -> None:
         """Let the shop's application run so many of its statements here, the same ones each time."""
         sample_data.run_workload(self.sandbox.url(self.name), calls=calls, clients=1)
+
+    def forget_counts(self) -> None:
+        """Forget what pg_stat_statements has counted of this database."""
+        self.run("select pg_stat_statements_reset(0, oid) from pg_database where datname = current_database()")
 
     def session(self) -> Session:
         """Open a guarded session to this database, such as checks ask."""
@@ -88,3 +96,10 @@ class Past:
                 self.playground.connection.execute(_FILL, [rows])
                 self.clock += _DAY
                 record_snapshot(session, at=self.clock)
+
+    def taken(self) -> list[Snapshot]:
+        """Return the snapshots of all days so far, oldest first, as the functions of ``history`` take them."""
+        from pgrunbooks.history import snapshots
+
+        with self.playground.session() as session:
+            return snapshots(session)[0]

@@ -482,13 +482,14 @@ def growth_lines(rows: Rows) -> Axes:
     return axes
 
 
-def fan_chart(rows: Rows, disk_bytes: float | None = None) -> Axes:
+def fan_chart(rows: Rows, disk_bytes: float | None = None, *, came: Rows = ()) -> Axes:
     """Draw the growth of the database so far and what may come, with its 50 % and 80 % intervals.
 
     ``rows`` are those of ``history.database_sizes``. Level shifts are marked; ``disk_bytes`` draws the limit, and
-    then the title says when it is reached.
+    then the title says when it is reached. ``came`` are rows that the forecast does not know: what came of it.
     """
-    return _fan([(row["taken_at"], row["database_bytes"]) for row in rows], "The database", disk_bytes)
+    seen, later = ([(row["taken_at"], row["database_bytes"]) for row in some] for some in (rows, came))
+    return _fan(seen, "The database", disk_bytes, came=later)
 
 
 def disk_fan(rows: Rows | None) -> Axes:
@@ -518,6 +519,7 @@ def _fan(
     disk_bytes: float | None,
     wal_bytes: float = 0.0,
     causes: Mapping[datetime.datetime, str | None] = MappingProxyType({}),
+    came: Sequence[tuple[datetime.datetime, int]] = (),
 ) -> Axes:
     foretold = forecast(points)
     if foretold.basis == "none" or foretold.last is None:
@@ -525,11 +527,13 @@ def _fan(
     room = None if disk_bytes is None else disk_bytes - wal_bytes
     days = foretold.days_until(room) if room is not None else None
     horizon = float(min(max((points[-1][0] - points[0][0]).days, 14), 90))
+    if came:
+        horizon = max((came[-1][0] - points[-1][0]).days, 1)
     if days and days.median:
         horizon = min(max(horizon, 1.25 * days.median), 365)
     ahead, paths = foretold.paths(horizon)
     times = mdates.date2num(ahead)
-    top = max(paths[0.75][-1], *(size for _, size in points), room or 0)
+    top = max(paths[0.75][-1], *(size for _, size in [*points, *came]), room or 0)
     if room is not None and room > 5 * max(paths[0.9][-1], points[-1][1]):
         top = paths[0.9][-1]  # far away: the line would press the rest flat
     unit, divisor = _unit(top)
@@ -545,6 +549,9 @@ def _fan(
     known = sorted(points)
     first = mdates.date2num(known[0][0])
     axes.plot(mdates.date2num([at for at, _ in known]), scaled(size for _, size in known), color=INK, linewidth=1.8)
+    if came:
+        dates = mdates.date2num([at for at, _ in came])
+        axes.plot(dates, scaled(size for _, size in came), color=INK, linestyle="none", marker="o", markersize=3.5)
     low = min(*(size for _, size in points), paths[0.25][-1]) / divisor
     high = top / divisor
     margin = 0.08 * (high - low or high)
@@ -574,7 +581,8 @@ def _fan(
         axes.annotate(label, (first, room / divisor), fontsize=8.5, color=ROOT, **place)
     axes.set_xlim(first, times[-1])
     _dates(axes)
-    axes.set_xlabel("time, UTC; the fan holds 50 % and 80 % of what may come", color=INK, fontsize=9)
+    what_came = "; the dots are what came" if came else ""
+    axes.set_xlabel(f"time, UTC; the fan holds 50 % and 80 % of what may come{what_came}", color=INK, fontsize=9)
     axes.set_ylabel(f"size, {unit}", color=INK, fontsize=9)
     return axes
 

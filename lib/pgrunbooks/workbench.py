@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 PROVED = "no statement needs it"
 _HELPS, _HARMS = 0.99, 1.01  # of a cost: what changes less is not listed
+_IS_INDEX = """
+select c.oid
+from pg_catalog.pg_class as c
+where c.oid = pg_catalog.to_regclass(%(name)s) and c.relkind in ('i', 'I')
+"""
 _DROP = re.compile(r"drop\s+index\s+(?:concurrently\s+)?(?:if\s+exists\s+)?([^\s;]+)\s*;?", re.IGNORECASE)
 
 
@@ -200,8 +205,10 @@ def _trial(it: Study, index: Index, start: float) -> Trial:
 def try_drop(runbook: Runbook, name: str) -> Answer:
     """Return in one line what the lab says of the workload without an index, named with its schema.
 
-    Raises RunbookError where the lab cannot be had.
+    Raises RunbookError where there is no such index or the lab cannot be had.
     """
+    if not runbook.session.rows(_IS_INDEX, {"name": name}):
+        raise LabError(f"there is no index {name} here")
     return Answer(f"{name}: {_proofs(runbook.session, [name])[name]}.")
 
 
