@@ -1,6 +1,7 @@
 """The pager: what it tells, what it takes for an answer, and when an incident is solved."""
 
 import pytest
+from jupyter_client.manager import start_new_kernel
 
 from pgrunbooks import pager, practice
 from pgrunbooks.errors import ConfigurationError, RunbookError, SandboxError
@@ -92,8 +93,13 @@ class TestAPage:
     def test_is_solved_by_the_statement_of_the_verdict(self, page, story):
         pager.heal(story[1]["idle-in-transaction"].remedies[0].sql)
         assert text(page.finish()).startswith("Solved.\nIt took ")
-        assert practice.running(default_sandbox()) is None
         assert text(page.solve()) == "It is solved already."
+
+    def test_leaves_nothing_behind_once_it_is_solved(self, page):
+        assert practice.running(default_sandbox()) is None
+        columns = "select from pg_attribute where attrelid = 'shop.orders'::regclass and attname = 'delivery_note'"
+        with default_sandbox().connect() as connection:
+            assert connection.execute(columns).fetchall() == []
 
 
 def test_who_heals_and_does_not_name_the_cause_has_not_solved_it():
@@ -109,6 +115,27 @@ def test_the_solution_names_and_heals_and_is_told_at_the_end():
     page = pager.ring(SEQUENCE)
     assert "shop.returns_id_seq" in text(page.solve())
     assert text(page.finish()).endswith("with the solution unfolded.")
+
+
+@pytest.mark.parametrize(("typed", "said"), [("no", "False"), (" Yes", "True"), (None, "True")])
+def test_a_person_is_asked_before_the_solution_is_told_and_a_headless_run_is_not(kernel, typed, said):
+    told = []
+    kernel.execute_interactive(
+        "from pgrunbooks.pager import _is_meant; print(_is_meant())",
+        allow_stdin=typed is not None,
+        stdin_hook=lambda _: kernel.input(typed),
+        output_hook=lambda message: told.append(message["content"].get("text", "")),
+        timeout=30,
+    )
+    assert "".join(told).split()[-1:] == [said]
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    manager, client = start_new_kernel()
+    yield client
+    client.stop_channels()
+    manager.shutdown_kernel()
 
 
 def test_an_incident_that_is_not_there_is_refused():
