@@ -229,7 +229,8 @@ def utc_now() -> datetime.datetime:
 
 
 def _causes(finding: Finding, findings: Sequence[Finding]) -> Iterable[Finding]:
-    return registry()[finding.code].causes(finding, [it for it in findings if it.id != finding.id])
+    check = registry().get(finding.code)  # one that is still being written is in no file yet
+    return check.causes(finding, [it for it in findings if it.id != finding.id]) if check else ()
 
 
 def _story(root: Finding, findings: Sequence[Finding]) -> list[Finding]:
@@ -301,7 +302,7 @@ class _Run:
         if sql not in self._measured:
             self._measured[sql] = [_masked(row, self.show_literals) for row in self._measure(check, sql)]
         rows = self._measured[sql]
-        limits = self.session.target.limits(check.code)
+        limits = check.rule.limits(self.session.target.thresholds.get(check.code, {}))
         if check.deepen:
             deeper = check.deepen(self.session, rows, limits, self._left_s())
             if isinstance(deeper, Skip):
