@@ -580,18 +580,19 @@ def demo(out: Path) -> None:
 
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def lab(arguments: tuple[str, ...]) -> int:
+def lab(arguments: tuple[str, ...]) -> None:
     """Open JupyterLab on the runbooks; ARGUMENTS go to jupyter lab.
+
+
+    It listens on this machine only and asks for the token in the link that it prints. What you set there lies in the
+    folder .lab of the workspace; your own ~/.jupyter stays as it is. Ctrl-C ends it with all its kernels.
 
     \b
     Example:  pgrunbooks lab --no-browser --port 8889
     """
-    from pgrunbooks.record import lab_folder
+    from pgrunbooks.jupyterlab import command, workspace
 
-    quiet = ("--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate")
-    root = ("--allow-root",) if os.geteuid() == 0 else ()
-    command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={lab_folder()}", *quiet, *root, *arguments]
-    try:
-        return subprocess.run(command, check=False).returncode
-    except KeyboardInterrupt:
-        return 0
+    folder = workspace()
+    words, environment = command(folder, arguments)
+    os.chdir(folder)
+    os.execvpe(words[0], words, environment)  # signals reach it as they reach any server

@@ -343,6 +343,11 @@ def stylesheet() -> str:
     return resources.files("pgrunbooks").joinpath("verdict.css").read_text(encoding="utf-8")
 
 
+def card_style() -> str:
+    """Return the part of verdict.css that a card needs."""
+    return stylesheet().partition("/* pages */")[0].strip()
+
+
 @cache
 def templates() -> Environment:
     """Return the templates of card and overview: what they print is escaped and passes through ``printable``."""
@@ -372,7 +377,7 @@ def footer(document: Document, *, cost: str | None = None) -> str:
 
 def _card(document: Document, part: str, owner: str | None = None, cost: str | None = None) -> str:
     return templates().get_template("card.html.j2").render(
-        part=part, document=document, owner=owner, style=stylesheet().partition("/* pages */")[0].strip(),
+        part=part, document=document, owner=owner, style=card_style(),
         told=_grave(document), notes=_notes(document), gaps=_gaps(document), gap_count=_gap_count(document),
         server=_server(document), summary=summary(document), facts=_facts(document, cost), codes=CODES,
         evidence=evidence, healed=_healed, deeper=partial(_deeper, document), remedy_notes=_remedy_notes, when=when,

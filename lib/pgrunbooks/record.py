@@ -27,9 +27,9 @@ from pgrunbooks.archive import STAMP, Record, check_incident, note_incident, rec
 from pgrunbooks.display import BUNDLE, FILES
 from pgrunbooks.errors import ConfigurationError
 from pgrunbooks.report import render_report
-from pgrunbooks.targets import Target, load_target, targets_file
+from pgrunbooks.targets import Target, load_target
 from pgrunbooks.verdict import not_judged, utc_now
-from pgrunbooks.workspace import runbook_files, shipped
+from pgrunbooks.workspace import runbook_files
 
 _CELL_TIMEOUT_S = 300
 _PRELOADED = ["--HistoryManager.hist_file=:memory:", "--IPKernelApp.extra_extensions=sql", "--matplotlib=inline"]
@@ -52,14 +52,6 @@ class Runbook:
     path: Path
     question: str
     parameters: Mapping[str, Parameter]
-
-
-def lab_folder() -> Path:
-    """Return the folder that JupyterLab opens on: the workspace or checkout we are in, else the shipped notebooks."""
-    targets = targets_file()
-    if targets and (targets.parent / "runbooks").is_dir():
-        return targets.parent
-    return shipped("runbooks").parent
 
 
 def findings_schema() -> dict[str, Any]:

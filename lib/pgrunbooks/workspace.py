@@ -39,8 +39,9 @@ def make_workspace(directory: Path) -> tuple[list[Path], list[Path]]:
     """
     texts = {}
     for folder in ("runbooks", "notebooks"):
-        for path in sorted(shipped(folder).glob("*.ipynb")):
-            texts[Path(folder, path.name)] = path.read_text(encoding="utf-8")
+        for path in sorted(shipped(folder).iterdir()):
+            if path.suffix in (".ipynb", ".md"):
+                texts[Path(folder, path.name)] = path.read_text(encoding="utf-8")
     texts[Path(".github", "workflows", "runbooks.yml")] = _template("workflow.yml")
     texts[Path("targets.yml")] = (Path(__file__).parent / "targets_example.yml").read_text(encoding="utf-8")
     if not (directory / "targets.yml").exists():  # which may name no folder of checks

@@ -1,0 +1,157 @@
+"""A real JupyterLab in a workspace of its own, and a real browser that looks at it.
+
+One server serves all tests of the folder. A test takes ``page``: JupyterLab with nothing open but the start page, from
+which ``open_runbook`` leads on. What it did not ask of this machine fails the test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from pgrunbooks.drills import drills
+from pgrunbooks.sandbox import Sandbox
+from pgrunbooks.workspace import make_workspace
+
+CHROMIUM = Path(os.environ.get("PGRUNBOOKS_TEST_CHROMIUM", "/usr/bin/chromium"))
+OUTPUT = Path(__file__).parents[2] / "test-output"
+TOKEN = "of-the-tests"
+DRILL = drills()["ddl-lock-queue"]
+
+expect.set_options(timeout=30_000)
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A running ``pgrunbooks lab``: its address, its workspace, and the user's home beside it."""
+
+    url: str
+    workspace: Path
+    home: Path
+    process: subprocess.Popen[bytes]
+
+
+def start_lab(folder: Path) -> Lab:
+    """Start ``pgrunbooks lab`` in ``folder``/workspace and return it once it answers; its log is beside it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home = folder / "home"
+    home.mkdir()
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER", "PGRUNBOOKS_TARGETS"))},
+        "HOME": str(home),
+        "JUPYTER_DATA_DIR": str(folder / "data"),
+        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+    }
+    command = [sys.executable, "-m", "pgrunbooks", "lab", "--no-browser", f"--port={port}"]
+    command += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}"]
+    with (folder / "lab.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=folder / "workspace", env=environment, stdout=log, stderr=log)
+    url = f"http://127.0.0.1:{port}/"
+    deadline = time.monotonic() + 60
+    while not _answers(url):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"pgrunbooks lab does not answer:\n{(folder / 'lab.log').read_text()}")
+        time.sleep(0.1)
+    return Lab(url, folder / "workspace", home, process)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}api", timeout=5):
+            return True
+    except (URLError, ConnectionError, TimeoutError):
+        return False
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory, newest: Sandbox) -> Iterator[Lab]:
+    folder = tmp_path_factory.mktemp("lab")
+    make_workspace(folder / "workspace")
+    shop = {"dsn": newest.url(), "thresholds": {code: dict(limits) for code, limits in DRILL.thresholds.items()}}
+    (folder / "workspace" / "targets.yml").write_text(json.dumps({"targets": {"shop": shop}}))
+    lab = start_lab(folder)
+    yield lab
+    lab.process.terminate()
+    assert lab.process.wait(timeout=30) == 0
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Return Chromium; for one module at a time, since Playwright's event loop would be in the way of other tests'."""
+    if not CHROMIUM.exists():
+        pytest.fail(f"no browser in {CHROMIUM}: apt-get install chromium, or set PGRUNBOOKS_TEST_CHROMIUM")
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser, lab: Lab) -> Iterator[Page]:
+    """Return JupyterLab as a newcomer sees it, once for a module; every request has to stay on this machine."""
+    context = browser.new_context(viewport={"width": 1360, "height": 900})
+    asked: list[str] = []
+    context.on("request", lambda request: asked.append(request.url))
+    page = context.new_page()
+    page.goto(f"{lab.url}lab?reset&token={TOKEN}")  # a layout without what an earlier module had open
+    expect(page.get_by_role("heading", name="Where to start")).to_be_visible()
+    yield page
+    context.close()
+    assert [url for url in asked if not url.startswith((lab.url, "data:", "blob:"))] == []
+
+
+@pytest.fixture(scope="session")
+def open_runbook() -> Callable[[Page, str], Locator]:
+    """Return what opens a runbook by its card in the launcher and returns its panel."""
+
+    def open_runbook(page: Page, name: str) -> Locator:
+        page.get_by_title("New Launcher", exact=True).click()
+        page.locator(".jp-LauncherCard:visible", has_text=name).first.click()
+        panel = page.locator(".jp-NotebookPanel:visible")
+        expect(panel.get_by_label("Target")).to_be_visible()
+        return panel
+
+    return open_runbook
+
+
+@pytest.fixture(scope="session")
+def run_all() -> Callable[[Locator], None]:
+    """Return what runs every cell of a panel and waits until the last one is done."""
+
+    def run_all(panel: Locator) -> None:
+        panel.get_by_role("button", name="Run all", exact=True).click()
+        last = panel.locator(".jp-CodeCell .jp-InputPrompt").last
+        expect(last).to_have_text("[*]:")  # what was committed has its number from an earlier run
+        expect(last).to_have_text(re.compile(r"\[\d+\]:"), timeout=60_000)
+
+    return run_all
+
+
+@pytest.fixture(scope="session")
+def shoot() -> Callable[[Page, str], Path]:
+    """Return what keeps a picture of a page in the folder test-output."""
+    OUTPUT.mkdir(exist_ok=True)
+
+    def shoot(page: Page, name: str) -> Path:
+        path = OUTPUT / f"{name}.png"
+        page.screenshot(path=path)
+        return path
+
+    return shoot

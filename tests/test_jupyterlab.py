@@ -1,0 +1,128 @@
+"""How ``pgrunbooks lab`` starts JupyterLab and ends with all that it started; what it looks like is in tests/browser."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+
+import pytest
+
+from pgrunbooks.errors import ConfigurationError
+from pgrunbooks.jupyterlab import command, workspace
+from pgrunbooks.jupyterlab.server import pages
+from pgrunbooks.record import runbooks
+from pgrunbooks.workspace import make_workspace
+
+ROOT = Path(__file__).parents[1]
+TOKEN = "of-the-tests"
+
+
+class TestTheWorkspace:
+    def test_is_the_folder_of_the_targets_file_else_the_checkout(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert workspace() == ROOT
+        make_workspace(tmp_path / "mine")
+        (tmp_path / "mine" / "further" / "down").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / "mine" / "further" / "down")
+        assert workspace() == tmp_path / "mine"
+
+    def test_of_an_installed_package_is_made_first(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "targets.yml").write_text("targets: {}")
+        monkeypatch.setattr("pgrunbooks.jupyterlab.shipped", lambda _: ROOT / "lib" / "pgrunbooks" / "runbooks")
+        with pytest.raises(
+            ConfigurationError, match=r"no runbooks beside .*targets\.yml; 'pgrunbooks init my-runbooks'"
+        ):
+            workspace()
+
+    def test_has_every_notebook_as_a_card_the_pager_s_first(self):
+        cards = list(pages(ROOT))
+        assert cards[0]["path"] == "runbooks/troubleshooting.ipynb"
+        told = {card["path"]: card["title"] for card in cards}
+        assert {f"runbooks/{name}.ipynb": it.question for name, it in runbooks().items()}.items() <= told.items()
+        assert {str(path.relative_to(ROOT)) for path in ROOT.glob("notebooks/*.ipynb")} <= told.keys()
+
+    def test_shows_a_notebook_that_cannot_be_read_by_its_name(self, tmp_path):
+        (tmp_path / "runbooks").mkdir()
+        (tmp_path / "runbooks" / "half_written.ipynb").write_text('{"cells": [')
+        assert [card["title"] for card in pages(tmp_path)] == ["Half written"]
+
+    def test_that_cannot_be_written_to_is_refused(self, tmp_path):
+        (tmp_path / ".lab").write_text("in the way")
+        with pytest.raises(ConfigurationError, match=r"\.lab: cannot be written"):
+            command(tmp_path, ())
+
+    def test_tells_scheduled_jobs_where_the_targets_are(self, tmp_path, monkeypatch):
+        make_workspace(tmp_path)
+        monkeypatch.chdir(tmp_path)
+        assert command(tmp_path, ())[1]["PGRUNBOOKS_TARGETS"] == str(tmp_path / "targets.yml")
+
+
+def ask(url, path, body=None):
+    request = urllib.request.Request(f"{url}{path}", json.dumps(body).encode() if body else None)
+    request.add_header("Authorization", f"token {TOKEN}")
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def ask_in_vain(*arguments):
+    with pytest.raises((OSError, HTTPException)):
+        ask(*arguments)
+
+
+def wait_for(condition, process):
+    deadline = time.monotonic() + 60
+    while not (found := condition()):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+def children(pid):
+    tasks = Path("/proc").glob(f"{pid}/task/*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_server_with_its_kernels_and_runs(number, tmp_path, newest, free_port):
+    make_workspace(tmp_path)
+    (tmp_path / "targets.yml").write_text(json.dumps({"targets": {"shop": {"dsn": newest.url()}}}))
+    arguments = [
+        "--no-browser",
+        f"--port={free_port}",
+        "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={TOKEN}",
+    ]
+    environment = {**os.environ, "HOME": str(tmp_path / "home"), "JUPYTER_DATA_DIR": str(tmp_path / "data")}
+    lab = [sys.executable, "-m", "pgrunbooks", "lab", *arguments]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(lab, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+    try:
+        url = f"http://127.0.0.1:{free_port}/"
+        wait_for(lambda: b"is running at" in (tmp_path / "log").read_bytes(), process)
+        ask(url, "api/kernels", {"name": "python3"})
+        run = threading.Thread(
+            target=ask_in_vain, args=(url, "pgrunbooks/records", {"path": "runbooks/lock_analysis.ipynb"})
+        )
+        run.start()
+        started = wait_for(lambda: len(found := children(process.pid)) == 2 and found, process)
+        process.send_signal(number)
+        assert process.wait(timeout=30) == 0
+        run.join()
+        assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+    finally:
+        process.kill()
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_the_start_page_names_every_runbook_with_its_question_and_links_to_it():
+    text = (ROOT / "notebooks" / "start.md").read_text()
+    for name, runbook in runbooks().items():
+        assert f"| [{name}](../runbooks/{name}.ipynb) | {runbook.question} |" in text
