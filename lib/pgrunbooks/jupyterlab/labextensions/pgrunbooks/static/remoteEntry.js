@@ -79,7 +79,7 @@
       try {
         ({ targets } = await ask("targets"));
       } catch (error) {
-        Notification.error(error.message);
+        Notification.error(error.message, { autoClose: 10000 });
       }
       show();
     };
