@@ -22,7 +22,7 @@ OWN = [
     Path("tests", "test_table_without_key.py"),
 ]
 SHIPPED = sorted(
-    path.relative_to(ROOT) for folder in ("runbooks", "notebooks") for path in (ROOT / folder).glob("*.ipynb")
+    path.relative_to(ROOT) for folder in ("runbooks", "notebooks") for path in (ROOT / folder).glob("[!.]*.*")
 )
 
 
@@ -69,7 +69,7 @@ def run(python, *arguments, cwd):
 def test_a_checkout_and_a_wheel_ship_the_same_notebooks(installed, tmp_path):
     code = (
         "import json, pgrunbooks.record as r; print(json.dumps([str(r.shipped('runbooks')), r.__file__,"
-        " sorted(f'{f}/{p.name}' for f in ('runbooks', 'notebooks') for p in r.shipped(f).glob('*.ipynb'))]))"
+        " sorted(f'{f}/{p.name}' for f in ('runbooks', 'notebooks') for p in r.shipped(f).glob('[!.]*.*'))]))"
     )
     output = subprocess.run([installed, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
     folder, module, names = json.loads(output)
@@ -77,6 +77,15 @@ def test_a_checkout_and_a_wheel_ship_the_same_notebooks(installed, tmp_path):
     assert not Path(folder).is_relative_to(ROOT)
     assert names == sorted(map(str, SHIPPED))
     assert shipped("runbooks") == ROOT / "runbooks"
+
+
+def test_a_wheel_ships_what_jupyterlab_loads(installed, tmp_path):
+    code = "import pgrunbooks.jupyterlab as it; print(it.__file__)"
+    output = subprocess.run([installed, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    own = ROOT / "lib" / "pgrunbooks" / "jupyterlab"
+    files = {path.relative_to(own) for path in own.rglob("*.*") if path.suffix != ".pyc"}
+    assert len(files) > 5
+    assert [path for path in files if not (Path(output.strip()).parent / path).exists()] == []
 
 
 def test_an_installed_package_makes_a_workspace_and_runs_in_it(installed, tmp_path, newest):
