@@ -184,7 +184,7 @@ def advise(
             return it.write_share(index) / whole
 
         search = Search(questions, it.costs, write_share, time.monotonic() + seconds)
-        found = search.pruned(search.best(budget_bytes), gain)
+        found = search.advised(budget_bytes, gain)
         names = names_for(in_order(found.indexes), it.catalog.names)
         proposals = [_proposal(index, name, found, search, it, write_share(index)) for index, name in names.items()]
         proposals.sort(key=lambda each: (-each.gain, each.size_bytes, each.sql))

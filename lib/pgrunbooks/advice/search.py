@@ -1,7 +1,8 @@
 """The search for a set of indexes: greedy with lazy updates, several scores side by side, then small steps.
 
 In the manner of Extend (Schlosser et al., 2019) and of the anytime DTA (Chaudhuri and Narasayya, 2020): grow a set by
-what saves most for its size, widen, exchange and drop, and stop at any time with the best set so far.
+what saves most for its size, then drop, add, and let what is needed least give way to what saves more; stop at any time
+with the best set so far.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pgrunbooks.lab import Index
 
 _SCORES = (0.5, 0.0, 1.0)  # exponents of the size that a saving is divided by
 _EPSILON = 1e-6
-_FELT = 0.75
+_FELT = 5  # times the gain that is asked for: what an index must save of one statement at least
 _KEY_GAIN = 0.002
 _SAME = 1.05
 
@@ -64,10 +65,24 @@ class Search:
         for index in self.candidates:
             self._bit(index)
 
+    def advised(self, budget_bytes: float, gain: float) -> Found:
+        """Return the best set within a budget in which every index saves at least ``gain``, see ``pruned``.
+
+        What pruning gave up leaves room in the budget, which goes to others: to better ones than it could before.
+        """
+        found = self.best(budget_bytes)
+        best = self.pruned(found, gain)
+        while best.indexes != found.indexes and not self._late():
+            given_up = found.indexes - best.indexes
+            self.candidates = [it for it in self.candidates if it not in given_up]
+            found = self._improved(best.indexes, budget_bytes)
+            best = min(best, self.pruned(found, gain), key=lambda it: it.rank)
+        return best
+
     def best(self, budget_bytes: float = float("inf")) -> Found:
         """Return the best set within a budget that was found in time."""
         best = self.priced(frozenset())
-        for exponent in _SCORES:
+        for exponent in _SCORES if math.isfinite(budget_bytes) else _SCORES[:1]:  # sizes weigh where they are bounded
             found = self._improved(self._greedy(budget_bytes, exponent), budget_bytes)
             best = min(best, found, key=lambda it: it.rank)
             if self._late():
@@ -95,11 +110,12 @@ class Search:
     def pruned(self, found: Found, gain: float) -> Found:
         """Return a set in which every index saves at least ``gain``, every INCLUDE too, and every last key something.
 
-        The least useful part goes first. An index must also make some statement cheaper by a quarter: estimates are
-        not so exact that less would be seen.
+        The least useful part goes first. An index must also save some statement five times that share (a quarter where
+        a twentieth of the workload is asked for): estimates are not so exact that less would be seen. An index that
+        saves too little goes even when the time is up.
         """
         best = found
-        while best.indexes and not self._late():
+        while best.indexes:
             cheapest = min(self._reductions(best, gain), key=lambda it: it.rank, default=None)
             if cheapest is None:
                 break
@@ -110,8 +126,10 @@ class Search:
         for index in in_order(found.indexes):
             rest = found.indexes - {index}
             less = self.priced(rest)
-            if less.cost - found.cost < max(gain, _EPSILON) or not self._is_felt(index, found.indexes):
+            if less.cost - found.cost < max(gain, _EPSILON) or not self._is_felt(index, found.indexes, gain):
                 yield less
+            if self._late():
+                continue
             shorter = [(replace(index, include=()), gain)] if index.include else []
             if not index.include and len(index.keys) > 1 and index.method == "btree":
                 shorter.append((replace(index, keys=index.keys[:-1]), min(gain, _KEY_GAIN)))
@@ -130,10 +148,11 @@ class Search:
             for variant in it.variants
         )
 
-    def _is_felt(self, index: Index, indexes: frozenset[Index]) -> bool:
+    def _is_felt(self, index: Index, indexes: frozenset[Index], gain: float) -> bool:
         rest = indexes - {index}
+        felt = max(0.0, 1 - _FELT * gain)
         return any(
-            self.costs.cost(question, indexes) <= _FELT * self.costs.cost(question, rest)
+            self.costs.cost(question, indexes) <= felt * self.costs.cost(question, rest)
             for question in self.questions
             if question.relevant([index])
         )
@@ -192,26 +211,66 @@ class Search:
         return have
 
     def _improved(self, start: frozenset[Index], budget_bytes: float) -> Found:
-        """Drop, exchange and add one index at a time for as long as that makes the set better."""
+        """Go one step after the other for as long as that makes the set better."""
         best = self.priced(start)
+        saved: dict[Index, float] = {}
         while not self._late():
-            step = min(self._steps(best.indexes, budget_bytes), key=lambda it: it.rank, default=best)
+            step = self._step(best, budget_bytes, saved)
             if step.rank >= best.rank:
                 break
             best = step
         return best
 
-    def _steps(self, have: frozenset[Index], budget_bytes: float) -> Sequence[Found]:
-        tables = {
-            it: [other for other in self.candidates if other.table == it.table and other not in have] for it in have
-        }
-        sets = [have - {it} for it in in_order(have)]
-        sets += [have - {it} | {other} for it in in_order(have) for other in tables[it]]
-        sets += [have | {it} for it in self.candidates if it not in have]
-        steps = []
-        for indexes in sets:
+    def _step(self, found: Found, budget_bytes: float, saved: dict[Index, float]) -> Found:
+        """Return the best set that is a step away: an index less, or one more and for it what is then needed least.
+
+        ``saved`` is what each index saved when last looked at. It rarely saves more beside others, so what could not
+        make up for what gives way is not looked at again.
+        """
+        have = found.indexes
+        rests = [self.priced(have - {it}) for it in in_order(have)]
+        best = min((found, *rests), key=lambda it: it.rank)
+        others = [it for it in self.candidates if it not in have and self.costs.sizes[it] <= budget_bytes]
+        for index in sorted(others, key=lambda it: -saved.get(it, 1.0)):
+            room = self._cost_of_room(found, rests, index, budget_bytes)
+            if found.cost - saved.get(index, 1.0) + room > best.cost - _EPSILON:
+                continue
             if self._late():
                 break
-            if self.costs.size(indexes) <= budget_bytes:
-                steps.append(self.priced(indexes))
-        return steps
+            saved[index] = self._saves(index, have)
+            if found.cost - saved[index] + room <= best.cost - _EPSILON:
+                best = min(best, self._fitted(have, index, budget_bytes), key=lambda it: it.rank)
+        return best
+
+    def _cost_of_room(self, found: Found, rests: Sequence[Found], index: Index, budget_bytes: float) -> float:
+        """Return what is lost at least by making room for an index, which may stand in for others of its table."""
+        wanted = found.size_bytes + self.costs.sizes[index] - budget_bytes
+        lost = 0.0
+        bytes_and_costs = []
+        for rest in rests:
+            (gone,) = found.indexes - rest.indexes
+            size = found.size_bytes - rest.size_bytes
+            if gone.table == index.table:
+                wanted -= size
+            else:
+                bytes_and_costs.append((size, rest.cost - found.cost))
+        for size, cost in sorted(bytes_and_costs, key=lambda it: it[1] / it[0]):
+            if wanted <= 0:
+                break
+            lost += cost * min(1.0, wanted / size)
+            wanted -= size
+        return lost
+
+    def _fitted(self, have: frozenset[Index], index: Index, budget_bytes: float) -> Found:
+        """Return a set with one index more, without those that save nothing beside it, and without those that save
+        least for the room that they give until it fits.
+        """
+        found = self.priced(have | {index})
+        while len(found.indexes) > 1:
+            wanted = max(found.size_bytes - budget_bytes, 1.0)  # more room than that is worth nothing
+            rests = [self.priced(found.indexes - {it}) for it in in_order(found.indexes - {index})]
+            least = min(rests, key=lambda it: (it.cost - found.cost) / min(found.size_bytes - it.size_bytes, wanted))
+            if found.size_bytes <= budget_bytes and least.cost - found.cost > _EPSILON:
+                break
+            found = least
+        return found

@@ -1,0 +1,106 @@
+"""The search on a model of a few costs: sets that no greedy rule finds, and what it does with the room that it has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import pytest
+
+from pgrunbooks.advice.accesses import Parsed
+from pgrunbooks.advice.costs import Question
+from pgrunbooks.advice.search import _SCORES, Search
+from pgrunbooks.lab import Index
+from pgrunbooks.workload import Statement
+
+FAR = float("inf")
+MB = 2**20
+
+
+class Model:
+    """Costs where each index saves a share of one statement, the best one there of those on the same column."""
+
+    def __init__(self, savings: Mapping[Index, float], megabytes: Mapping[Index, float]) -> None:
+        self.savings = savings
+        self.sizes = {index: round(it * MB) for index, it in megabytes.items()}
+
+    def promising(self, question: Question, deadline: float) -> list[Index]:
+        return list(question.candidates)
+
+    def add(self, index: Index) -> bool:
+        return index in self.sizes
+
+    def size(self, indexes: Iterable[Index]) -> int:
+        return sum(self.sizes[it] for it in indexes)
+
+    def relative(self, question: Question, indexes: Iterable[Index]) -> float:
+        best: dict[str, float] = {}
+        for it in question.relevant(indexes):
+            best[it.keys[0]] = max(best.get(it.keys[0], 0.0), self.savings[it])
+        return 1 - sum(best.values())
+
+    def cost(self, question: Question, indexes: Iterable[Index]) -> float:
+        return self.relative(question, indexes)
+
+
+def on(table: str, *keys: str) -> Index:
+    return Index(f"shop.{table}", keys)
+
+
+A, B, D, E = (on(name, "id") for name in "abde")
+MEGABYTES = {A: 6, B: 4, D: 1, E: 9}
+SAVINGS = {A: 0.36, B: 0.30, D: 0.20, E: 0.40}
+
+
+def searched(savings: Mapping[Index, float], megabytes: Mapping[Index, float]) -> Search:
+    """Return a search over one statement a table, all of the same weight."""
+    tables = sorted({it.table for it in savings})
+    questions = [
+        Question(
+            Statement(f"select from {table}", number, 100, 1.0),
+            Parsed(table, (), (), frozenset({table}), frozenset(), frozenset()),
+            (),
+            tuple(it for it in savings if it.table == table),
+            1 / len(tables),
+        )
+        for number, table in enumerate(tables)
+    ]
+    return Search(questions, Model(savings, megabytes), lambda index: 0.0, FAR)
+
+
+@pytest.mark.parametrize("exponent", _SCORES)
+def test_no_greedy_rule_finds_the_best_set_here(exponent):
+    assert searched(SAVINGS, MEGABYTES)._greedy(10 * MB, exponent) != {A, B}
+
+
+def test_what_is_needed_least_gives_way_to_what_saves_more():
+    assert searched(SAVINGS, MEGABYTES).best(10 * MB).indexes == {A, B}
+
+
+@pytest.mark.parametrize(("budget", "best"), [(0.5, set()), (1, {D}), (5, {B, D}), (11, {A, B, D}), (20, {A, B, D, E})])
+def test_a_budget_is_filled_with_what_saves_most(budget, best):
+    assert searched(SAVINGS, MEGABYTES).best(budget * MB).indexes == best
+
+
+def test_without_a_budget_sizes_do_not_matter():
+    assert searched(SAVINGS, MEGABYTES).best().indexes == {A, B, D, E}
+
+
+def test_a_wider_index_replaces_the_narrower_that_it_makes_needless():
+    wide = on("a", "id", "price")
+    search = searched({**SAVINGS, wide: 0.5}, {**MEGABYTES, wide: 6.5})
+    assert search.best(10.5 * MB).indexes == {wide, B}
+    assert A not in search.best().indexes
+
+
+def test_the_room_of_what_saves_too_little_goes_to_others():
+    crumbs = [on(f"crumb_{number}", "id") for number in range(3)]
+    search = searched({A: 0.5, B: 0.4, **dict.fromkeys(crumbs, 0.35)}, {A: 6, B: 4, **dict.fromkeys(crumbs, 1.3)})
+    assert search.best(10 * MB).indexes == {A, *crumbs}
+    assert search.advised(10 * MB, gain=0.075).indexes == {A, B}
+
+
+def test_an_index_that_saves_too_little_goes_even_when_the_time_is_up():
+    search = searched(SAVINGS, MEGABYTES)
+    found = search.priced(frozenset({A, D}))
+    search.deadline = 0.0
+    assert search.pruned(found, gain=0.06).indexes == {A}
