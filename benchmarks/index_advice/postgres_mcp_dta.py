@@ -13,11 +13,8 @@ from postgres_mcp.index.dta_calc import DatabaseTuningAdvisor
 from postgres_mcp.sql import DbConnPool, SqlDriver
 
 
-async def main(url: str, file: str, budget_mb: int) -> None:
-    """Print what it recommends, with its seconds, as JSON."""
-    pool = DbConnPool(url)
-    await pool.pool_connect()
-    asked = json.loads(Path(file).read_text(encoding="utf-8"))
+async def advised(pool: DbConnPool, asked: list[dict], budget_mb: int) -> dict:
+    """Return what it recommends for these statements, its seconds, and the error that stopped it."""
     workload = [
         {"query": it["text"], "queryid": number, "calls": it["weight"], "avg_exec_time": it["mean_ms"]}
         for number, it in enumerate(asked)
@@ -27,7 +24,20 @@ async def main(url: str, file: str, budget_mb: int) -> None:
         workload=workload, min_calls=0, min_avg_time_ms=0, limit=100, max_index_size_mb=budget_mb
     )
     found = [it.definition for it in result.recommendations]
-    print(json.dumps({"seconds": time.monotonic() - start, "indexes": found, "error": result.error}))
+    return {"seconds": time.monotonic() - start, "indexes": found, "error": result.error, "without": []}
+
+
+async def main(url: str, file: str, budget_mb: int) -> None:
+    """Print what it recommends as JSON; where one statement stops it, without those that stop it alone."""
+    pool = DbConnPool(url)
+    await pool.pool_connect()
+    asked = json.loads(Path(file).read_text(encoding="utf-8"))
+    answer = await advised(pool, asked, budget_mb)
+    if answer["error"]:
+        stopping = [it for it in asked if (await advised(pool, [it], budget_mb))["error"]]
+        answer = await advised(pool, [it for it in asked if it not in stopping], budget_mb)
+        answer["without"] = [it["name"] for it in stopping]
+    print(json.dumps(answer))
     await pool.close()
 
 

@@ -45,18 +45,21 @@ PAGE = """# Index advice: how good it is
 
     {command}
 
-{day}, PostgreSQL {version} with HypoPG {hypopg}, {cores} cores that others may use too (load {load}), everything
-cached. Every set was built for real. 'estimated' is the planner's cost of the workload after / before, 'executed' the
-same in measured time (the median of three runs); lower is better. 'slower' are statements that took more than 20 % and
-1 ms longer. 'MB' is what the indexes take; 'budget' is what the advisor was told, and 'told' how its own estimate of
-the size relates to the truth.
+{day}, PostgreSQL {version} with HypoPG {hypopg}, {cores} cores that others use too (load {load}), everything cached.
+Every set was built for real. 'estimated' is the workload's time after / before as the planner sees it: the time of each
+statement, times its cost after / before. 'executed' is the same in measured time (the median of three runs). Lower is
+better. 'slower' are statements that took more than 20 % and 1 ms longer. 'MB' is what the indexes take; 'budget' is
+what the advisor was told, and 'told' how its own estimate of the size relates to the truth.
 
 - **pgrunbooks**: `advise(session, gain={gain})` on the texts of pg_stat_statements, whose constants are gone.
 - **greedy**: every plain btree of up to three columns that a statement names, by HypoPG, on the statements with their
-  constants; the better of 'saves most' and 'saves most by byte'. It knows the true sizes; the time to learn them is not
-  counted.
-- **postgres-mcp**: its DTA ({mcp}, hash seed 0), on the SELECTs with their constants that it can read. Where it took
-  more than its budget, a further row shows what pgrunbooks does with that many MB.
+  constants; the better of 'saves most' and 'saves most by byte'. It knows the true sizes and optimises 'estimated'
+  itself; the time to learn the sizes is not counted.
+- **greedy, repeating**: the same, and it may repeat an index that is there or its first columns, such as those of a
+  primary key. No advice of ours does that: `redundant-index` would want it dropped again.
+- **postgres-mcp**: its DTA ({mcp}, hash seed 0), on the SELECTs with their constants that it can read.
+
+Where another took more than its budget, or had none, a further row shows what pgrunbooks does with that many MB.
 
 {workloads}
 Limits: one machine, one run; both workloads were visible while the advisor was written. A sandbox sorts text by bytes,
@@ -76,10 +79,21 @@ class Measured:
     schema: str
     known: dict[tuple[str, frozenset[str]], float] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
+    costs: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
-    def ratio(self, after: Mapping[str, float], before: Mapping[str, float]) -> float:
-        """Return the cost or time of the workload, after / before."""
-        return sum(self.weights[it] * after[it] for it in after) / sum(self.weights[it] * before[it] for it in before)
+    @property
+    def hour(self) -> float:
+        """Return the seconds that an hour of the workload takes without any index more."""
+        return sum(self.weights[it] * self.seconds[it] for it in self.calls)
+
+    def estimated(self, after: Mapping[str, float]) -> float:
+        """Return the workload's time after / before as the planner sees it: each statement's time by its cost."""
+        return sum(self.weights[it] * self.seconds[it] * after[it] / self.costs[it] for it in self.calls) / self.hour
+
+    def executed(self, after: Mapping[str, float]) -> float:
+        """Return the workload's measured time, after / before."""
+        return sum(self.weights[it] * after[it] for it in self.calls) / self.hour
 
     @property
     def target(self) -> Target:
@@ -94,11 +108,12 @@ def main() -> None:
     arguments.add_argument("--scale", type=float, default=0.1)
     arguments.add_argument("--mcp", type=Path, help="the folder of a venv that has postgres-mcp")
     arguments.add_argument("--gain", type=float, default=0.0005)
+    arguments.add_argument("--estimate", action="store_true", help="do not execute: for a machine that others use")
     arguments.add_argument("--only", choices=("mix", "tpch"), help="try one workload, and write nothing")
     options = arguments.parse_args()
     texts = []
     with temporary_sandbox({"autovacuum": "off", "jit": "off"}, sample=False, programs=PROGRAMS) as sandbox:
-        for name, load in (("mix", mixed), ("tpch", tpch_of)):
+        for name, load in (("tpch", tpch_of), ("mix", mixed)):
             if options.only not in (None, name):
                 continue
             with sandbox.connect("postgres") as connection:
@@ -119,7 +134,8 @@ def write(connection: psycopg.Connection, options: argparse.Namespace, texts: st
     RESULTS.write_text(
         PAGE.format(
             command=f"python benchmarks/index_advice/quality.py --rows {options.rows} --scale {options.scale:g}"
-            + (" --mcp FOLDER_OF_A_VENV_WITH_POSTGRES_MCP" if options.mcp else ""),
+            + (" --mcp FOLDER_OF_A_VENV_WITH_POSTGRES_MCP" if options.mcp else "")
+            + (" --estimate" if options.estimate else ""),
             day=datetime.date.today(),
             version=facts[0],
             hypopg=facts[1],
@@ -171,42 +187,47 @@ def tpch_of(sandbox: Sandbox, connection: psycopg.Connection, options: argparse.
 
 def report(it: Measured, options: argparse.Namespace) -> Iterator[str]:
     """Ask and measure; yield the text of a workload's section, which is printed too."""
+    it.costs.update(costs(it))
+    it.seconds.update(seconds(it))
     workload = _workload(it)
     row = it.connection.execute(
         "select sum(pg_table_size(oid)) from pg_class where relkind = 'r' and relnamespace = %s::regnamespace",
         [it.schema],
     ).fetchone()
     tables = float(row[0])
-    before, times = costs(it), seconds(it)
-    total = sum(it.weights[name] * times[name] for name in times)
-    yield _said(f"## {it.title}\n\n{tables / 2**20:.0f} MB of tables; an hour of the workload takes {total:.1f} s.\n\n")
+    yield _said(f"## {it.title}\n\n{tables / 2**20:.0f} MB of tables; an hour of it takes {it.hour:.1f} s.\n\n")
     yield _said("| advisor | budget | indexes | MB | told | estimated | executed | slower | seconds |\n")
     yield _said("| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: |\n")
-    sets = {}
+    references = {"greedy": Greedy(it), "greedy, repeating": Greedy(it, repeating=True)}
+    advisors = ("pgrunbooks", *references, *["postgres-mcp"] * bool(options.mcp))
+    sets, stopping = {}, set()
     for share in BUDGETS:
         budget = tables * share if share else float("inf")
-        asked = [("pgrunbooks", budget), ("greedy", budget)] + [("postgres-mcp", budget)] * bool(options.mcp)
+        asked = [(advisor, budget) for advisor in advisors]
         while asked:
             advisor, limit = asked.pop(0)
             if advisor == "pgrunbooks":
                 found, told, took = ours(it, workload, limit, options.gain)
-            elif advisor == "greedy":
-                found, told, took = Greedy(it).search(limit)
+            elif advisor in references:
+                found, told, took = references[advisor].search(limit)
             else:
-                found, told, took = theirs(it, options.mcp, times, limit)
+                found, told, took, without = theirs(it, options.mcp, stopping, limit)
+                stopping |= without
             with built(it, found) as size:
-                after, now = costs(it), seconds(it)
-            slower = [name for name in now if now[name] > 1.2 * times[name] and now[name] - times[name] > 1e-3]
+                after, now = costs(it), {} if options.estimate else seconds(it)
+            slower = [name for name, was in it.seconds.items() if now and now[name] > max(1.2 * was, was + 1e-3)]
             name = f"{limit / 2**20:.1f} MB" if limit != float("inf") else "none"
             yield _said(
                 f"| {advisor} | {name} | {len(found)} | {size / 2**20:.1f} | {f'{told / size:.2f}' if told else ''} | "
-                f"{it.ratio(after, before):.4f} | {it.ratio(now, times):.4f} | "
-                f"{len(slower)}{f' ({chr(44).join(slower)})' if slower else ''} | {took:.1f} |\n"
+                f"{it.estimated(after):.4f} | {f'{it.executed(now):.4f}' if now else ''} | "
+                f"{len(slower) if now else ''}{f' ({chr(44).join(slower)})' if slower else ''} | {took:.1f} |\n"
             )
-            if advisor == "postgres-mcp" and size > 1.03 * limit:
+            if (advisor != "pgrunbooks" and size > 1.03 * limit) or (not share and advisor == "greedy"):
                 asked.append(("pgrunbooks", float(size)))
-            if not share:
+            if not share and advisor not in sets:
                 sets[advisor] = found
+    if stopping:
+        yield _said(f"\nAsked without {', '.join(sorted(stopping))}: each of them alone stops postgres-mcp.\n")
     yield "\nWhat each proposed without a budget:\n"
     for advisor, found in sets.items():
         yield f"\n**{advisor}**\n\n```sql\n" + "".join(f"{line}\n" for line in found) + "```\n"
@@ -234,15 +255,9 @@ def _workload(it: Measured) -> Workload:
     for statement in read.statements:
         name = next((name for name in it.calls if f"/*{name}*/" in statement.text), None)
         if name:
-            times = it.weights[name] / len(it.calls[name])
-            found.append(
-                replace(
-                    statement,
-                    calls=it.weights[name],
-                    total_ms=statement.total_ms * times,
-                    rows=round(statement.rows * times),
-                )
-            )
+            calls = round(it.weights[name] * statement.calls / len(it.calls[name]))
+            rows = round(statement.rows / statement.calls * calls)
+            found.append(replace(statement, calls=calls, total_ms=it.seconds[name] * calls * 1000, rows=rows))
     found.sort(key=lambda statement: -statement.total_ms)
     return Workload(tuple(found), window_s=3600.0)
 
@@ -263,12 +278,12 @@ def ours(it: Measured, workload: Workload, budget: float, gain: float) -> tuple[
     return found, sum(proposal.size_bytes for proposal in advice.proposals), took
 
 
-def theirs(it: Measured, venv: Path, times: Mapping[str, float], budget: float) -> tuple[list[str], int, float]:
-    """Return the advice of postgres-mcp's DTA on the SELECTs; it leaves out by itself what it cannot parse."""
+def theirs(it: Measured, venv: Path, stopping: set[str], budget: float) -> tuple[list[str], int, float, set[str]]:
+    """Return the advice of postgres-mcp's DTA on the SELECTs, and who newly stopped it."""
     asked = [
-        {"text": texts[0], "weight": it.weights[name], "mean_ms": times[name] * 1000}
+        {"name": name, "text": texts[0], "weight": it.weights[name], "mean_ms": it.seconds[name] * 1000}
         for name, texts in it.calls.items()
-        if _first(texts[0]).lower() in ("select", "with")
+        if _first(texts[0]).lower() in ("select", "with") and name not in stopping
     ]
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(asked, file)
@@ -287,26 +302,25 @@ def theirs(it: Measured, venv: Path, times: Mapping[str, float], budget: float) 
             check=False,
         )
     if done.returncode:
-        print(done.stderr[-2000:])
-        return [], 0, 0.0
+        raise SystemExit(done.stderr[-2000:])
     answer = json.loads(done.stdout.strip().splitlines()[-1])
-    if answer["error"]:
-        print(f"<!-- postgres-mcp: {answer['error'][:300]} -->")
-    return answer["indexes"], 0, answer["seconds"]
+    return answer["indexes"], 0, answer["seconds"], set(answer["without"])
 
 
 class Greedy:
     """The reference: every plain btree of up to three columns that a statement names, HypoPG, best first."""
 
-    def __init__(self, it: Measured) -> None:
+    def __init__(self, it: Measured, *, repeating: bool = False) -> None:
         self.it = it
         self.wanted: dict[str, set[str]] = {}
         with open_session(it.target) as session:
             catalog = read_catalog(session)
         for name, texts in it.calls.items():
             for access in scopes.parse(texts[0], catalog.find).accesses:
+                there = catalog.tables[access.table].indexes
                 for keys in _permutations(access):
-                    self.wanted.setdefault(f"create index on {access.table} ({', '.join(keys)})", set()).add(name)
+                    if repeating or not any(index.keys[: len(keys)] == keys for index in there):
+                        self.wanted.setdefault(f"create index on {access.table} ({', '.join(keys)})", set()).add(name)
         for index in self.wanted:
             if index not in it.sizes:
                 with built(it, [index]) as size:
@@ -335,7 +349,7 @@ class Greedy:
             now = self._total(have)
 
     def _total(self, indexes: Sequence[str]) -> float:
-        return sum(self.it.weights[name] * self._cost(name, indexes) for name in self.it.calls)
+        return self.it.estimated({name: self._cost(name, indexes) for name in self.it.calls})
 
     def _cost(self, name: str, indexes: Sequence[str]) -> float:
         own = frozenset(each for each in indexes if name in self.wanted[each])
