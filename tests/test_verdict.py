@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from conftest import diagnose
-from pgrunbooks.check import Check, Finding
+from pgrunbooks.check import Check, Finding, Rule
 from pgrunbooks.drills import Actors, drills
 from pgrunbooks.errors import ConfigurationError
 from pgrunbooks.sandbox import wait_until
@@ -257,3 +257,20 @@ def test_a_name_from_hell_is_named_exactly(server):
         finally:
             one.execute(f"drop table {quoted}")
     assert f"public.{quoted}" in verdict.findings[0].impact
+
+
+def test_a_check_that_is_in_no_file_yet_is_asked_like_the_others(newest):
+    rule = Rule(
+        "my.counted", "my", "warning", "cluster", "How many?", "as many as 'warning'", {"warning": "3"}, cheap=True
+    )
+    found = Finding("warning", "cluster", "cluster", "too many", "none")
+    counted = Check(
+        rule.code,
+        own_rule=rule,
+        sql={15: "select 2 as number"},
+        judge=lambda rows, limits, _: [found] if rows[0]["number"] >= limits["warning"] else [],
+    )
+    for thresholds, status in (({}, "ok"), ({rule.code: {"warning": "2"}}, "warning")):
+        target = Target(name="tested", dsn=newest.url()).model_copy(update={"thresholds": thresholds})
+        with open_session(target) as session:
+            assert ask(session, [counted], runbook="my_first").status == status
