@@ -57,7 +57,7 @@ def is_gone(server, connection):
 def test_a_session_is_shown_with_what_would_be_lost_and_who_would_be_released(page, holder, waiter):
     subject = subject_of(page, holder)
     assert "shop.customers" in subject.is_lost("terminate")
-    assert f"Session {waiter.info.backend_pid} (role" in subject.is_released()
+    assert f"{waiter.info.backend_pid} (role" in subject.is_released()
     assert subject.actions == ("terminate",), "it idles: it has no statement to cancel"
 
 
@@ -72,7 +72,7 @@ def test_who_has_written_nothing_loses_nothing(server, page):
 def test_the_session_that_was_shown_is_ended_and_those_behind_it_move(server, page, holder, waiter):
     done = acting.act(page.session, subject_of(page, holder), "terminate")
     assert done.done
-    assert done.result == "Its transaction is over; 1 of 1 session behind it waits no more."
+    assert done.result == "Its transaction is over; of 1 session behind it 1 no longer wait."
     assert is_gone(server, holder)
 
 
@@ -148,7 +148,9 @@ def test_a_server_that_went_away_is_a_refusal_in_one_line(server, page, holder):
 class TestTheForm:
     @pytest.fixture(autouse=True)
     def _records_of_its_own(self, tmp_path, monkeypatch):
-        monkeypatch.setenv("JUPYTER_SERVER_ROOT", str(tmp_path))
+        (tmp_path / "runbooks").mkdir()
+        (tmp_path / "targets.yml").write_text("targets: {}\n")
+        monkeypatch.setenv("PGRUNBOOKS_TARGETS", str(tmp_path / "targets.yml"))
 
     def parts(self, form):
         (who, again), shown, action, (typed, button) = (
@@ -179,7 +181,7 @@ class TestTheForm:
         (folder,) = (tmp_path / "records" / "tested").iterdir()
         report = (folder / "report.html").read_text(encoding="utf-8")
         assert f"Ended: Session {pid}" in report
-        assert "1 of 1 session behind it waits no more" in report
+        assert "of 1 session behind it 1 no longer wait" in report
         findings = json.loads((folder / "findings.json").read_text(encoding="utf-8"))
         assert [it["id"] for it in findings["findings"]] == [it.id for it in verdict.findings]
         assert typed.value == ""

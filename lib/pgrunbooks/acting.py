@@ -8,7 +8,6 @@ same time, in the same transaction. Signalling a session of another role takes p
 from __future__ import annotations
 
 import datetime
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,8 @@ from IPython.display import DisplayHandle
 
 from pgrunbooks.checks._sessions import SQL, Row, behind, count, label
 from pgrunbooks.display import TABLE_WIDTH, cut, duration, printable, templates, when
-from pgrunbooks.errors import RunbookError
+from pgrunbooks.errors import ConfigurationError, RunbookError
+from pgrunbooks.jupyterlab import workspace
 from pgrunbooks.masking import mask
 from pgrunbooks.session import Session, refused
 from pgrunbooks.verdict import Verdict, utc_now
@@ -96,7 +96,7 @@ class Subject:
         """Return in one sentence who waits behind it."""
         if not self.waiters:
             return "Nobody waits behind it."
-        names = [label(row) for row in self.waiters]
+        names = [label(row).removeprefix("Session ") for row in self.waiters]
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         return f"Released: {count(len(names), 'session')}: {'; '.join(names[:5])}{more}."
 
@@ -192,7 +192,7 @@ def _outcome(session: Session, shown: Subject) -> str:
     behind_it = {row["id"] for row in shown.waiters}
     waiting = sum(row["waits"] for row in session.rows(SQL[15]) if row["id"] in behind_it)
     moving = len(behind_it) - waiting
-    return f"Its transaction is over; {moving} of {count(len(behind_it), 'session')} behind it waits no more."
+    return f"Its transaction is over; of {count(len(behind_it), 'session')} behind it {moving} no longer wait."
 
 
 # ---- the form ----------------------------------------------------------------------------------------------------
@@ -310,9 +310,10 @@ def keep(runbook: Runbook, verdict: Verdict, done: Act, out: Path) -> Record:
 
 def _with_record(done: Act, runbook: Runbook, verdict: Verdict) -> Act:
     """Leave the record and say where it is; a disk that is full does not hide what was done."""
-    out = Path(os.environ.get("JUPYTER_SERVER_ROOT", ".")) / "records"
     try:
-        where = f"The record: {keep(runbook, verdict, done, out).page}"
+        where = f"The record: {keep(runbook, verdict, done, workspace() / 'records').page}"
+    except ConfigurationError as error:
+        where = f"No record was left: {error}."
     except OSError as error:
         where = f"No record was left: {error.strerror or error}."
     return replace(done, record=where)

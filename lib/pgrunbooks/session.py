@@ -167,7 +167,8 @@ class Session:
         finally:
             if self._watchdog:
                 self._watchdog.cancel()
-                self._watchdog.join(_GRACE_S)  # no thread of ours is under way when the interpreter ends
+                if self._watchdog.is_alive():  # an interrupt may have come before it began
+                    self._watchdog.join(_GRACE_S)  # no thread of ours is under way when the interpreter ends
             self._statements += 1
             self._seconds += time.monotonic() - self._begun_at
 

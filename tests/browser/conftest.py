@@ -83,7 +83,11 @@ def _answers(url: str) -> bool:
 def lab(tmp_path_factory: pytest.TempPathFactory, newest: Sandbox) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("lab")
     make_workspace(folder / "workspace")
-    shop = {"dsn": newest.url(), "thresholds": {code: dict(limits) for code, limits in DRILL.thresholds.items()}}
+    shop = {
+        "dsn": newest.url(),
+        "allow_actions": True,
+        "thresholds": {code: dict(limits) for code, limits in DRILL.thresholds.items()},
+    }
     (folder / "workspace" / "targets.yml").write_text(json.dumps({"targets": {"shop": shop}}))
     lab = start_lab(folder)
     yield lab
@@ -118,13 +122,25 @@ def page(browser: Browser, lab: Lab) -> Iterator[Page]:
 
 
 @pytest.fixture(scope="session")
-def open_runbook() -> Callable[[Page, str], Locator]:
-    """Return what opens a runbook by its card in the launcher and returns its panel."""
+def open_card() -> Callable[[Page, str], Locator]:
+    """Return what opens a runbook or a walkthrough by its card in the launcher and returns its panel."""
 
-    def open_runbook(page: Page, name: str) -> Locator:
+    def open_card(page: Page, name: str) -> Locator:
         page.get_by_title("New Launcher", exact=True).click()
         page.locator(".jp-LauncherCard:visible", has_text=name).first.click()
         panel = page.locator(".jp-NotebookPanel:visible")
+        expect(page.get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible()
+        return panel
+
+    return open_card
+
+
+@pytest.fixture(scope="session")
+def open_runbook(open_card: Callable[[Page, str], Locator]) -> Callable[[Page, str], Locator]:
+    """Return what opens a runbook, whose panel has a target picker."""
+
+    def open_runbook(page: Page, name: str) -> Locator:
+        panel = open_card(page, name)
         expect(panel.get_by_label("Target")).to_be_visible()
         return panel
 
