@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from pgrunbooks import filing, history, months
+from pgrunbooks import filing, growth, history, months
 from pgrunbooks.sandbox import Sandbox, temporary_sandbox
 from pgrunbooks.session import Session, open_session
 from pgrunbooks.targets import Target
@@ -154,9 +154,9 @@ def answers(session: Session, folder: Path, place: Path, rows: int) -> dict[str,
     return {
         "bytes a row": f"{weight / rows:.1f}",
         "list the snapshots, ms": ms(lambda: history.snapshots(session, folder=folder)),
-        "top 20 growers, ms": ms(lambda: history.growers(taken, 20)),
-        "one table over all snapshots, ms": ms(lambda: history.table_sizes(taken, "public.t_7")),
-        "the database over all snapshots, ms": ms(lambda: history.database_sizes(taken)),
+        "top 20 growers, ms": ms(lambda: growth.growers(taken, 20)),
+        "one table over all snapshots, ms": ms(lambda: growth.table_sizes(taken, "public.t_7")),
+        "the database over all snapshots, ms": ms(lambda: growth.database_sizes(taken)),
         "what 'since' asks, ms": ms(lambda: history.since(session, now=now, folder=folder)),
     }
 

@@ -8,17 +8,20 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from pgrunbooks.check import Context, Remedy, registry
 from pgrunbooks.drills import drills
-from pgrunbooks.history import record_snapshot
+from pgrunbooks.history import record_snapshot, snapshots
+from pgrunbooks.months import Snapshot
 from pgrunbooks.sandbox import Sandbox, temporary_sandbox, wait_until
-from pgrunbooks.session import Server, open_session
+from pgrunbooks.session import Server, Session, open_session
 from pgrunbooks.suggestions import suggestions
 from pgrunbooks.targets import Target
 from pgrunbooks.verdict import Verdict, ask, checks_for
@@ -215,3 +218,89 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+YEAR_END = datetime.datetime(2026, 11, 16, 6, tzinfo=datetime.UTC)
+_YEAR = """
+create table orders (id int generated always as identity primary key, placed_at timestamptz, note text);
+create index orders_placed on orders (placed_at);
+create index orders_again on orders (placed_at);
+create table tickets (id smallint primary key);
+create table stock (id int primary key, amount int, note text) with (autovacuum_enabled = off);
+insert into stock select i, 0, repeat('s', 100) from generate_series(1, 20000) as i;
+analyze stock;
+create table documents (id int, body text);
+alter table documents alter body set storage external;
+create table log (day date, note text) partition by range (day);
+create table gone as select i, repeat('g', 100) as note from generate_series(1, 5000) as i;
+"""
+_DAYS_OF_IT = """
+insert into orders (placed_at, note) select %(at)s, repeat('o', 60) from generate_series(1, 300 * %(days)s);
+insert into tickets select coalesce((select max(id) from tickets), 0) + i from generate_series(1, 50 * %(days)s) as i;
+insert into documents select i, repeat(md5(i::text), 150) from generate_series(1, 5 * %(days)s) as i;
+insert into log select %(at)s::date, repeat('l', 100) from generate_series(1, 100 * %(days)s);
+"""
+
+
+@dataclass(frozen=True)
+class Year:
+    """A database that grew for a year, its history, and what each relation weighed at the last two snapshots."""
+
+    url: str
+    session: Session
+    folder: Path
+    taken: list[Snapshot]
+    before: dict[str, int]
+    after: dict[str, int]
+
+
+@pytest.fixture(scope="session")
+def year(newest: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Year]:
+    """Return the past of a database with 15 snapshots, the last two a week apart; nobody may change it."""
+    folder = tmp_path_factory.mktemp("year")
+    with newest.connect("postgres") as dba:
+        dba.execute("create database a_year")
+        try:
+            target = Target(name="tested", dsn=newest.url("a_year"))
+            with newest.connect("a_year") as owner, open_session(target) as session:
+                yield _lived(owner, session, folder)
+        finally:
+            dba.execute("drop database a_year with (force)")
+
+
+def _lived(owner: psycopg.Connection, session: Session, folder: Path) -> Year:
+    owner.execute(_YEAR)
+    ends = [*(YEAR_END - datetime.timedelta(days=28 * number) for number in range(13, 0, -1))]
+    ends += [YEAR_END - datetime.timedelta(days=7), YEAR_END]
+    sizes = [_relation_sizes(owner)]
+    for number, end in enumerate(ends):
+        at = end - datetime.timedelta(hours=1)
+        days = (end - ends[number - 1]).days if number else 28
+        owner.execute(
+            f"create table log_{number} partition of log for values from ('{at - datetime.timedelta(days - 1):%Y-%m-%d}')"
+            f" to ('{at + datetime.timedelta(1):%Y-%m-%d}')"
+        )
+        if end == YEAR_END:
+            owner.execute("update stock set amount = amount + 1")
+            owner.execute("drop table gone")
+            owner.execute("drop table log_0")
+            owner.execute("create table fresh as select i, repeat('f', 100) as note from generate_series(1, 8000) as i")
+        for statement in _DAYS_OF_IT.strip().splitlines():
+            owner.execute(statement, {"at": at, "days": days})
+        owner.execute("select pg_stat_force_next_flush()")
+        owner.execute("analyze orders")
+        record_snapshot(session, at=end, folder=folder)
+        sizes.append(_relation_sizes(owner))
+    taken, _ = snapshots(session, folder=folder)
+    return Year(session.target.dsn, session, folder, taken, sizes[-2], sizes[-1])
+
+
+def _relation_sizes(owner: psycopg.Connection) -> dict[str, int]:
+    sizes = dict(
+        owner.execute(
+            "select oid::regclass::text, pg_total_relation_size(oid) from pg_class"
+            " where relkind = 'r' and relnamespace = 'public'::regnamespace"
+        ).fetchall()
+    )
+    (whole,) = owner.execute("select pg_database_size(current_database())").fetchone()
+    return {**sizes, "": whole}

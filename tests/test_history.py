@@ -2,21 +2,19 @@
 
 import datetime
 import os
-import re
 import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import psycopg
 import pyarrow
 import pytest
 from click.testing import CliRunner
 from pyarrow import parquet
 
-from pgrunbooks import history, plots, sizes
+from pgrunbooks import growth, history, sizes
 from pgrunbooks.cli import main
 from pgrunbooks.errors import ConfigurationError, RunbookError
 from pgrunbooks.sandbox import temporary_sandbox
@@ -79,14 +77,14 @@ class TestASnapshot:
         for day in range(3):
             path = history.record_snapshot(session, at=MONDAY + day * DAY, folder=folder)
         taken, _ = history.snapshots(session, folder=folder)
-        read = history.tablespace_sizes(taken)
+        read = growth.tablespace_sizes(taken)
         assert [(it["taken_at"], it["name"]) for it in read] == [
             (MONDAY + day * DAY, name) for day in range(3) for name in ("pg_default", "pg_global")
         ]
         (facts,) = session.rows("select pg_tablespace_size('pg_default') as bytes")
         assert abs(read[-2]["tablespace_bytes"] - facts["bytes"]) < 1_000_000
         make_version_1(path)
-        assert len(history.tablespace_sizes(taken)) == 4
+        assert len(growth.tablespace_sizes(taken)) == 4
 
     def test_many_are_thinned_by_their_names_and_the_newest_is_kept(self, session, folder):
         path = history.record_snapshot(session, at=MONDAY, folder=folder)
@@ -238,100 +236,10 @@ class TestADamagedOrForeignFile:
         paths[0].write_bytes(content)
         taken, warnings = history.snapshots(session, folder=folder)
         assert (len(taken), warnings) == (3, [])
-        grown = {row["relation"]: row for row in history.growth(taken)}
+        grown = {row["relation"]: row for row in growth.growth(taken)}
         assert grown["public.visits"]["first_bytes"] > 16384
-        assert len(history.database_sizes(taken)) == 2
+        assert len(growth.database_sizes(taken)) == 2
         assert str(paths[0]) in caplog.text
-
-
-class TestGrowth:
-    def test_is_the_difference_of_two_real_snapshots(self, own, folder):
-        owner, session = own
-        history.record_snapshot(session, at=MONDAY, folder=folder)
-        before = owner.execute("select pg_total_relation_size('visits')").fetchone()[0]
-        visit(owner, 20_000)
-        history.record_snapshot(session, at=MONDAY + 4 * DAY, folder=folder)
-        after = owner.execute("select pg_total_relation_size('visits')").fetchone()[0]
-        taken, _ = history.snapshots(session, folder=folder)
-        row = history.growth(taken)[0]
-        assert row["relation"] == "public.visits"
-        assert (row["first_bytes"], row["previous_bytes"], row["last_bytes"]) == (before, before, after)
-        assert row["grown_bytes"] == after - before > 10_000_000
-        assert row["daily_bytes"] == pytest.approx((after - before) / 4)
-        assert next(it["relation"] for it in history.growers(taken)) == "public.visits"
-
-    def test_sees_what_appeared_and_what_was_dropped(self, own, folder):
-        owner, session = own
-        owner.execute("create table old (a int primary key)")
-        history.record_snapshot(session, at=MONDAY, folder=folder)
-        owner.execute("drop table old; create table new (a int primary key)")
-        history.record_snapshot(session, at=MONDAY + DAY, folder=folder)
-        rows = {row["relation"]: row for row in history.growth(history.snapshots(session, folder=folder)[0])}
-        new, old = rows["public.new"], rows["public.old"]
-        assert (new["first_bytes"], new["last_bytes"], new["grown_bytes"]) == (None, 8192, 8192)
-        assert (old["first_bytes"], old["last_bytes"], old["grown_bytes"]) == (8192, None, -8192)
-
-    def test_counts_partitions_for_their_root_unless_told_not_to(self, own, folder):
-        owner, session = own
-        owner.execute("create table log (a int) partition by list (a); create table log_1 partition of log for values in (1)")  # fmt: skip
-        history.record_snapshot(session, at=MONDAY, folder=folder)
-        owner.execute("create table log_2 partition of log for values in (2); insert into log select 2 from generate_series(1, 1000)")  # fmt: skip
-        history.record_snapshot(session, at=MONDAY + DAY, folder=folder)
-        taken, _ = history.snapshots(session, folder=folder)
-        rolled = {row["relation"]: row for row in history.growth(taken)}
-        single = {row["relation"]: row for row in history.growth(taken, roll_up=False)}
-        assert "public.log_2" not in rolled
-        assert rolled["public.log"]["partitions"] == 2
-        assert rolled["public.log"]["grown_bytes"] == single["public.log_2"]["grown_bytes"] > 0
-
-    def test_of_less_than_an_hour_has_no_rate_and_no_previous(self, own, folder):
-        owner, session = own
-        history.record_snapshot(session, at=MONDAY, folder=folder)
-        visit(owner, 1000)
-        history.record_snapshot(session, at=MONDAY + HOUR / 2, folder=folder)
-        row = history.growth(history.snapshots(session, folder=folder)[0])[0]
-        assert row["grown_bytes"] > 0
-        assert (row["daily_bytes"], row["previous_bytes"]) == (None, None)
-
-    def test_says_which_sizes_were_estimated(self, own, folder):
-        owner, session = own
-        history.record_snapshot(session, at=MONDAY, folder=folder)
-        with owner.transaction():
-            owner.execute("lock table visits in access exclusive mode")
-            history.record_snapshot(session, at=MONDAY + DAY, folder=folder)
-        rows = history.growth(history.snapshots(session, folder=folder)[0])
-        assert [row["relation"] for row in rows if row["estimated"]] == ["public.visits"]
-
-    @pytest.mark.parametrize("count", [0, 1])
-    def test_is_never_invented_where_there_is_no_past(self, own, folder, count):
-        _, session = own
-        for _ in range(count):
-            history.record_snapshot(session, at=MONDAY, folder=folder)
-        taken, warnings = history.snapshots(session, folder=folder)
-        assert (len(taken), warnings) == (count, [])
-        assert history.growth(taken) == history.growers(taken) == []
-        assert history.since(session, folder=folder, now=MONDAY) is None
-        axes = plots.growth_lines(history.database_sizes(taken))
-        assert axes.get_title(loc="left").endswith("growth shows from the second on")
-        plt.close(axes.figure)
-
-    def test_is_told_in_a_sentence_and_a_picture(self, own, folder):
-        owner, session = own
-        assert history.summary([]) == "No snapshot so far."
-        history.record_snapshot(session, at=MONDAY, folder=folder)
-        assert history.summary(history.snapshots(session, folder=folder)[0]).startswith(
-            "1 snapshot so far: growth shows"
-        )
-        visit(owner, 20_000)
-        history.record_snapshot(session, at=MONDAY + 4 * DAY, folder=folder)
-        taken, _ = history.snapshots(session, folder=folder)
-        said = history.summary(taken, ["x.parquet: left aside: damaged"]).splitlines()
-        assert said[0] == "2 snapshots since 2026-11-02 06:00 UTC (4 d)."
-        assert re.fullmatch(r"The database grew by 1\d(\.\d)? MB, [23](\.\d)? MB a day\.", said[1])
-        assert said[2:] == ["x.parquet: left aside: damaged"]
-        axes = plots.growth_lines(history.database_sizes(taken))
-        assert axes.get_title(loc="left").startswith("The database grew by 1")
-        plt.close(axes.figure)
 
 
 def databases_since(session, folder, at=MONDAY + DAY):
@@ -436,8 +344,8 @@ class TestSince:
         assert (since.checkpoints, since.subscriptions, since.slots) == (None, {}, {})
         history.record_snapshot(session, at=MONDAY + DAY, folder=folder)
         taken, warnings = history.snapshots(session, folder=folder)
-        assert (len(history.database_sizes(taken)), warnings) == (2, [])
-        assert "public.visits" in {row["relation"] for row in history.growth(taken)}
+        assert (len(growth.database_sizes(taken)), warnings) == (2, [])
+        assert "public.visits" in {row["relation"] for row in growth.growth(taken)}
 
     def test_costs_a_run_no_more_than_it_needs(self, server, remember):
         """The import of Parquet where there is a history, never those of pandas and DuckDB, which take longer."""

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from pyarrow import parquet
 
-from pgrunbooks import history, months
+from pgrunbooks import growth, history, months
 from pgrunbooks.session import open_session
 from pgrunbooks.targets import Keep, Target
 
@@ -54,8 +54,8 @@ class Kept:
 
     def answers(self):
         taken = self.taken()
-        sizes = history.table_sizes(taken, "public.visits")
-        return history.growth(taken), history.database_sizes(taken), sizes
+        sizes = growth.table_sizes(taken, "public.visits")
+        return growth.growth(taken), growth.database_sizes(taken), sizes
 
 
 @pytest.fixture
@@ -230,7 +230,7 @@ class TestThinning:
 WORK = """
 import datetime, sys
 from pathlib import Path
-from pgrunbooks import history, months
+from pgrunbooks import growth, history, months
 from pgrunbooks.session import open_session
 from pgrunbooks.targets import Target
 dsn, folder, at, what = sys.argv[1:]
@@ -247,7 +247,7 @@ with open_session(Target(name="tested", dsn=dsn)) as session:
             at += datetime.timedelta(minutes=1)
             print(history.record_snapshot(session, at=at, folder=Path(folder)).name, flush=True)
         else:
-            history.growth(history.snapshots(session, folder=Path(folder))[0])
+            growth.growth(history.snapshots(session, folder=Path(folder))[0])
         if what == "tidy":
             break
 """

@@ -12,7 +12,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
-from pgrunbooks import filing, history, store
+from pgrunbooks import filing, growth, history, store
 from pgrunbooks.errors import ConfigurationError, RunbookError
 from pgrunbooks.session import open_session
 from pgrunbooks.targets import Target
@@ -73,9 +73,9 @@ class TestAHistory:
         assert history.read_rows(path, "relation") == history.read_rows(taken[-1], "relation")
         for snapshot in taken:
             assert "public.visits" in {row["relation"] for row in history.read_rows(snapshot, "relation")}
-        assert [row["taken_at"] for row in history.database_sizes(taken)] == taken_at
-        assert len(history.table_sizes(taken, "public.visits")) == 4
-        assert "public.visits" in {row["relation"] for row in history.growth(taken)}
+        assert [row["taken_at"] for row in growth.database_sizes(taken)] == taken_at
+        assert len(growth.table_sizes(taken, "public.visits")) == 4
+        assert "public.visits" in {row["relation"] for row in growth.growth(taken)}
         assert history.since(session, now=NOVEMBER + HOUR, folder=folder).age_s == 3600
 
     def test_loses_nothing_where_two_write_in_the_same_second(self, session, empty_database, folder):

@@ -76,9 +76,9 @@ def _growth(session: Session) -> str | None:
     """Return in words how the session's database grew over its history; None where there is none."""
     if not filing.has_history(session):
         return None
-    from pgrunbooks import history  # half a second of Parquet, for those who keep a history
+    from pgrunbooks import growth, history  # half a second of Parquet, for those who keep a history
 
-    known = history.database_sizes(history.snapshots(session)[0])
+    known = growth.database_sizes(history.snapshots(session)[0])
     if len(known) < 2:
         return None
     span_s = (known[-1]["taken_at"] - known[0]["taken_at"]).total_seconds()

@@ -172,7 +172,12 @@ def forecast(points: Sequence[tuple[datetime.datetime, int]]) -> Forecast:
     known = _thinned(sorted(dict(points).items()))
     latest = known[-1] if known else None
     if len(known) < _FEWEST or known[-1][0] - known[0][0] < datetime.timedelta(hours=1):
-        return Forecast("none", f"{len(known)} points are too few to say anything", latest, len(known))
+        return Forecast(
+            "none",
+            f"{len(known)} point{'s are' if len(known) != 1 else ' is'} too few to say anything",
+            latest,
+            len(known),
+        )
     days = np.array([(at - known[-1][0]).total_seconds() / _DAY_S for at, _ in known])
     sizes = np.array([float(size) for _, size in known])
     if len(known) < _ENOUGH or -days[0] < _ENOUGH_DAYS:

@@ -15,16 +15,17 @@ from typing import Any, BinaryIO, TypeAlias
 
 import psycopg
 import pyarrow
+from psycopg import errors as pg
 
 from pgrunbooks import months, snapshot_file
 from pgrunbooks.check import Since, Skip
-from pgrunbooks.display import duration, size, when
+from pgrunbooks.checks.growth import integer_key_exhaustion
 from pgrunbooks.errors import ConfigurationError, RunbookError
 from pgrunbooks.filing import Ids, history_folder, ids
 from pgrunbooks.filing import place as filed
 from pgrunbooks.months import STAMP, Snapshot
 from pgrunbooks.session import Session, refused
-from pgrunbooks.sizes import inventory_pages, pages, unblocked
+from pgrunbooks.sizes import LOCK_TIMEOUT_S, inventory_pages, pages, unblocked
 from pgrunbooks.snapshot_file import (
     CHECKPOINTS,
     COLUMNS,
@@ -36,7 +37,7 @@ from pgrunbooks.snapshot_file import (
     STATEMENT,
     TIMES,
 )
-from pgrunbooks.store import Location, each, put, shown
+from pgrunbooks.store import Location, put, shown
 from pgrunbooks.targets import load_history
 from pgrunbooks.verdict import utc_now
 from pgrunbooks.workload import Statement, Workload, read_workload
@@ -243,6 +244,7 @@ def _measured(session: Session, at: datetime.datetime, folder: Location) -> Iter
     yield [{"kind": "subscription", **row} for row in _subscriptions(session)]
     yield [{"kind": "slot", **row} for row in _since_when(session, at, folder)]
     yield [{"kind": "statement", **_counted(it)} for it in _statements(session)]
+    yield [{"kind": "key", **row} for row in _keys(session)]
     for page in pages(session, _SEQUENCES):
         readable = {row["oid"]: {row["oid"]} for row in page if row["readable"]}
         values = unblocked(session, readable, _LAST_VALUES, modes=_BLOCKS_A_SEQUENCE, most=_SEQUENCES_AT_ONCE)
@@ -273,6 +275,18 @@ def _statements(session: Session) -> Sequence[Statement]:
     """Return what pg_stat_statements counted in the session's database; nothing where it cannot be read."""
     read = read_workload(session)
     return () if isinstance(read, Skip) else read.statements
+
+
+def _keys(session: Session) -> list[dict[str, Any]]:
+    """Return the largest value of each integer key that integer-key-exhaustion reads; none where a lock is in the way.
+
+    One that has to be left out this time is there the next.
+    """
+    try:
+        rows = session.rows(_fitting(integer_key_exhaustion.SQL, session), lock_timeout_s=LOCK_TIMEOUT_S)
+    except (pg.LockNotAvailable, pg.QueryCanceled, pg.UndefinedTable):
+        return []
+    return [{"name": row["column"], "last_value": row["max_value"]} for row in rows if row["max_value"] is not None]
 
 
 def _counted(statement: Statement) -> dict[str, Any]:
@@ -333,16 +347,21 @@ def spread(session: Session, *, most: int, days: float, folder: Location | None 
     if not taken:
         return []
     end = taken[-1].at
-    near = [it for it in taken if (end - it.at).total_seconds() <= days * 86400]
-    if len(near) <= most:
-        return near
-    wide_s = (end - near[0].at).total_seconds() / most
+    return evenly([it for it in taken if (end - it.at).total_seconds() <= days * 86400], most)
+
+
+def evenly(taken: Sequence[Snapshot], most: int) -> list[Snapshot]:
+    """Return at most so many of some snapshots, evenly spread over their time, the newest among them."""
+    if len(taken) <= most:
+        return list(taken)
+    end = taken[-1].at
+    wide_s = (end - taken[0].at).total_seconds() / most
     # the last of each bucket; the newest is the last of its own
-    return list({int((end - it.at).total_seconds() / wide_s): it for it in near}.values())[-most:]
+    return list({int((end - it.at).total_seconds() / wide_s): it for it in taken}.values())[-most:]
 
 
 def read_rows(snapshot: Snapshot | Location, kind: str) -> list[dict[str, Any]]:
-    """Return the rows of one kind in a snapshot (or its own file), such as 'relation', 'database' or 'sequence'.
+    """Return the rows of one kind in a snapshot (or its own file), such as 'relation', 'sequence' or 'key'.
 
     Relations come back as ``size_inventory`` returns them, but with times as datetimes. What an older file did not
     measure yet is None in its rows, or no row at all. Raises pyarrow's ArrowException or OSError where the file is
@@ -460,253 +479,3 @@ def _newest_first(
             continue
         if rows["cluster"][0]["in_recovery"] == session.server.in_recovery:
             yield snapshot, rows
-
-
-# ---- asking many files at once -----------------------------------------------------------------------------------
-
-_GROWTH = """
-with tables as (
-    select
-        snapshot,
-        case when $roll_up then coalesce(parent, relation) else relation end as relation,
-        count(parent) as partitions,
-        sum(total_bytes)::bigint as total_bytes,
-        bool_or(estimated) as estimated
-    from measured
-    where kind = 'relation' and relation_kind <> 'temporary'
-    group by all
-)
-select
-    relation,
-    coalesce(max(partitions) filter (snapshot = $last), max(partitions)) as partitions,
-    max(total_bytes) filter (snapshot = $first) as first_bytes,
-    max(total_bytes) filter (snapshot = $previous) as previous_bytes,
-    max(total_bytes) filter (snapshot = $last) as last_bytes,
-    coalesce(last_bytes, 0) - coalesce(first_bytes, 0) as grown_bytes,
-    bool_or(estimated) as estimated
-from tables
-group by relation
-order by grown_bytes desc, last_bytes desc nulls last, relation
-"""
-
-_TABLE_SIZES = """
-select snapshot, sum(total_bytes)::bigint as total_bytes, bool_or(estimated) as estimated
-from measured
-where kind = 'relation' and coalesce(parent, relation) = $relation
-group by snapshot
-order by snapshot
-"""
-
-
-# Of a partitioned table what grew in the partitions that are there; those that were dropped are no growth.
-_STEPS = """
-with sized as (
-    select snapshot, oid, coalesce(parent, relation) as root, total_bytes, estimated
-    from measured
-    where kind = 'relation' and relation_kind <> 'temporary'
-        and (schema not in ('pg_catalog', 'information_schema') or name = 'pg_largeobject')
-),
-runs as (
-    select snapshot, lag(snapshot) over (order by snapshot) as before from (select distinct snapshot from sized)
-),
-large as (
-    select root from sized
-    where snapshot = (select max(snapshot) from sized)
-    group by root having sum(total_bytes) >= $least_bytes
-)
-select
-    m.root as table,
-    m.snapshot,
-    r.before,
-    sum(m.total_bytes)::bigint as total_bytes,
-    sum(m.total_bytes - coalesce(b.total_bytes, 0))::bigint as grown_bytes,
-    bool_or(m.estimated or coalesce(b.estimated, false)) as estimated
-from sized as m
-join large as l on l.root = m.root
-join runs as r on r.snapshot = m.snapshot
-left join sized as b on b.snapshot = r.before and b.oid = m.oid
-where r.before is not null
-group by m.root, m.snapshot, r.before
-having count(b.oid) > 0
-order by m.root, m.snapshot
-"""
-_STEPPED = ("relation", "relation_kind", "parent", "schema", "name", "oid", "total_bytes", "estimated")
-
-
-def growth(taken: Sequence[Snapshot], *, roll_up: bool = True) -> list[dict[str, Any]]:
-    """Return how much each table grew between the first, the previous and the last of some snapshots, most first.
-
-    Columns: relation, partitions, first_bytes, previous_bytes and last_bytes (None where it did not exist then),
-    grown_bytes, daily_bytes (None where first and last are less than an hour apart), estimated (one of the sizes
-    was). The previous snapshot is the newest that is an hour older than the last. Partitions are summed up under
-    their root unless ``roll_up`` is false; temporary tables are left out. Fewer than two snapshots: no rows.
-    """
-    if len(taken) < 2:
-        return []
-    first, last = taken[0], taken[-1]
-    span_s = (last.at - first.at).total_seconds()
-    before = [it for it in taken if (last.at - it.at).total_seconds() >= MIN_AGE_S]
-    moments = {"first": first, "previous": before[-1] if before else None, "last": last}
-    asked = list(dict.fromkeys(it for it in moments.values() if it))
-    numbers = {name: asked.index(it) if it else None for name, it in moments.items()}
-    columns = ("relation", "relation_kind", "parent", "total_bytes", "estimated")
-    tables, damaged = _measured_in(asked, "relation", columns)
-    if damaged:
-        return growth([it for it in taken if it.path not in damaged], roll_up=roll_up)
-    rows = _ask(_GROWTH, tables, roll_up=roll_up, **numbers)
-    days = span_s / 86400
-    return [{**row, "daily_bytes": row["grown_bytes"] / days if span_s >= MIN_AGE_S else None} for row in rows]
-
-
-def growers(taken: Sequence[Snapshot], most: int = 10) -> list[dict[str, Any]]:
-    """Return the rows of ``growth`` for the tables that grew most; those that did not grow are left out."""
-    return [row for row in growth(taken)[:most] if row["grown_bytes"] > 0]
-
-
-def database_sizes(taken: Sequence[Snapshot]) -> list[dict[str, Any]]:
-    """Return the size of the database at each snapshot, oldest first. Columns: taken_at, database_bytes."""
-    tables, _ = _measured_in(taken, "database", ("database_bytes",))
-    known = [
-        {"taken_at": taken[number].at, "database_bytes": value}
-        for table in tables
-        for number, value, kind in _values(table, "snapshot", "database_bytes", "kind")
-        if kind == "database" and value is not None
-    ]
-    return sorted(known, key=lambda row: row["taken_at"])
-
-
-def table_sizes(taken: Sequence[Snapshot], relation: str) -> list[dict[str, Any]]:
-    """Return the size of a table with all its partitions at each snapshot that has it, oldest first.
-
-    Columns: taken_at, total_bytes, estimated.
-    """
-    tables, _ = _measured_in(taken, "relation", ("relation", "parent", "total_bytes", "estimated"))
-    rows = _ask(_TABLE_SIZES, tables, relation=relation)
-    return [{"taken_at": taken[row.pop("snapshot")].at, **row} for row in rows]
-
-
-def tablespace_sizes(taken: Sequence[Snapshot]) -> list[dict[str, Any]]:
-    """Return the size of each tablespace at each snapshot, oldest first. Columns: taken_at, name, tablespace_bytes.
-
-    The bytes are None where the role of that run might not look. Snapshots of older versions hold none.
-    """
-    tables, _ = _measured_in(taken, "tablespace", ("name", "tablespace_bytes"))
-    known = [
-        {"taken_at": taken[number].at, "name": name, "tablespace_bytes": value}
-        for table in tables
-        if "tablespace_bytes" in table.column_names
-        for number, name, value, kind in _values(table, "snapshot", "name", "tablespace_bytes", "kind")
-        if kind == "tablespace"
-    ]
-    return sorted(known, key=lambda row: (row["taken_at"], row["name"]))
-
-
-def table_steps(taken: Sequence[Snapshot], least_bytes: float) -> list[dict[str, Any]]:
-    """Return how much each table of that size grew from one snapshot to the next, partitions under their root.
-
-    Columns: table, before, taken_at, total_bytes, grown_bytes, estimated. A partition that was dropped in between
-    counts for nothing, one that was made with all that it holds.
-    """
-    tables, _ = _measured_in(taken, "relation", _STEPPED)
-    rows = _ask(_STEPS, tables, least_bytes=least_bytes)
-    return [{"before": taken[row.pop("before")].at, "taken_at": taken[row.pop("snapshot")].at, **row} for row in rows]
-
-
-def what_moved(before: Snapshot, after: Snapshot) -> str | None:
-    """Return in words which table's size changed most between two snapshots, and what that looks like; None: none."""
-    then = {row["oid"]: row for row in read_rows(before, "relation")}
-    now = {row["oid"]: row for row in read_rows(after, "relation")}
-    moves = [
-        ((now[oid]["total_bytes"] if oid in now else 0) - (then[oid]["total_bytes"] if oid in then else 0), oid)
-        for oid in then.keys() | now.keys()
-    ]
-    by, oid = max(moves, key=lambda it: (abs(it[0]), it[1]), default=(0, 0))
-    if not by:
-        return None
-    old, new = then.get(oid), now.get(oid)
-    row = new or old or {}
-    name = f"{'partition ' if row['parent'] else ''}{row['relation']}"
-    if not new:
-        return f"{name} was dropped"
-    if not old:
-        return f"{name} was made and filled"
-    if by > 0:
-        return f"{name} was loaded"
-    emptied = (new["rows"] or 0) < 0.9 * (old["rows"] or 0)
-    return f"{name} was purged" if emptied else f"{name} was rewritten (VACUUM FULL, CLUSTER)"
-
-
-def summary(taken: Sequence[Snapshot], left_aside: Sequence[str] = ()) -> str:
-    """Return in a few lines what the history holds, and how the database grew; nothing is guessed."""
-    if not taken:
-        return "\n".join(["No snapshot so far.", *left_aside])
-    known = database_sizes(taken)
-    if len(known) < 2:
-        return "\n".join(["1 snapshot so far: growth shows from the second on.", *left_aside])
-    first, last = known[0], known[-1]
-    span_s = (last["taken_at"] - first["taken_at"]).total_seconds()
-    grown = last["database_bytes"] - first["database_bytes"]
-    rate = f", {size(abs(grown) * 86400 / span_s)} a day" if grown and span_s >= MIN_AGE_S else ""
-    return "\n".join(
-        [
-            f"{len(taken)} snapshots since {when(first['taken_at'].isoformat())} ({duration(span_s)}).",
-            f"The database {'shrank' if grown < 0 else 'grew'} by {size(abs(grown))}{rate}.",
-            *left_aside,
-        ]
-    )
-
-
-def _ask(sql: str, tables: Sequence[pyarrow.Table], **parameters: Any) -> list[dict[str, Any]]:
-    """Ask DuckDB about some tables, which are called ``measured`` together."""
-    import duckdb  # a tenth of a second that a look at one file need not wait for
-
-    if not tables:
-        return []
-    with duckdb.connect(":memory:", config=months.QUIET) as engine:
-        engine.register("measured", pyarrow.concat_tables(tables, promote_options="default"))
-        answer = engine.execute(sql, parameters)
-        names = [column[0] for column in answer.description or ()]
-        return [dict(zip(names, values, strict=True)) for values in answer.fetchall()]
-
-
-def _measured_in(
-    taken: Sequence[Snapshot], kind: str, columns: Sequence[str]
-) -> tuple[list[pyarrow.Table], set[Location]]:
-    """Return columns of a kind with ``snapshot``, the number in ``taken``, and the files that proved damaged.
-
-    Each file is read once; the damaged ones are named in the log.
-    """
-    numbers: dict[Location, dict[int | None, int]] = {}
-    for number, snapshot in enumerate(taken):
-        numbers.setdefault(snapshot.path, {})[snapshot.member] = number
-    damaged = set()
-
-    def read(path: Location) -> list[pyarrow.Table]:
-        try:
-            return list(_numbered(path, numbers[path], kind, columns))
-        except DAMAGE as problem:
-            _LOG.warning("%s: left aside: %s", shown(path), snapshot_file.reason(problem))
-            damaged.add(path)
-            return []
-
-    tables = [table for some in each(read, list(numbers)) for table in some]
-    return tables, damaged
-
-
-def _numbered(
-    path: Location, numbers: Mapping[int | None, int], kind: str, columns: Sequence[str]
-) -> Iterator[pyarrow.Table]:
-    """Yield the rows of a kind in a file with the numbers of their snapshots."""
-    members = sorted(member for member in numbers if member is not None)
-    for table in snapshot_file.parts(path, kind, columns, members or None):
-        if members:
-            lookup = [numbers.get(member, 0) for member in range(members[-1] + 1)]
-            snapshot = pyarrow.array(lookup, pyarrow.int32()).take(table["member"].combine_chunks())
-            yield table.drop_columns("member").append_column("snapshot", snapshot)
-        else:
-            snapshot = pyarrow.repeat(pyarrow.scalar(numbers[None], pyarrow.int32()), table.num_rows)
-            yield table.append_column("snapshot", snapshot)
-
-
-def _values(table: pyarrow.Table, *columns: str) -> Iterator[tuple[Any, ...]]:
-    return zip(*(table[name].to_pylist() for name in columns), strict=True)

@@ -7,12 +7,14 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from types import MappingProxyType
 from typing import Any
 
 import matplotlib.dates as mdates
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from pgrunbooks.check import Finding, Rows
 from pgrunbooks.checks._indexes import is_bound, whole
@@ -33,6 +35,18 @@ _USES = {
     "can go": (ROOT, ROOT),
 }
 _STATES = {"in transaction": ROOT, "active": INDEX, "idle": HEAP}
+_GROWN_BY: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "rows_bytes": ("rows", {"color": HEAP, "alpha": 0.85}),
+    "bloat_bytes": ("bloat or wider rows", {"color": ROOT, "alpha": 0.85}),
+    "toast_bytes": ("TOAST", {"color": TOAST, "alpha": 0.85}),
+    "index_bytes": ("indexes", {"color": INDEX, "alpha": 0.85}),
+    "new_bytes": (
+        "new tables or partitions",
+        {"facecolor": "none", "edgecolor": INK, "hatch": "////", "linewidth": 0.8},
+    ),
+    "dropped_bytes": ("dropped", {"facecolor": "none", "edgecolor": INK, "linewidth": 1.0}),
+    "other_bytes": ("outside of tables", {"color": QUIET, "alpha": 0.5}),
+}
 _NOT_ASKED = "This could not be asked; the verdict says why"
 _MOST_TABLES = 10
 _MOST_SHIFTS = 4
@@ -394,8 +408,8 @@ def _claim(axes: Axes, title: str, pad: float | None = None) -> None:
     axes.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold", pad=pad)
 
 
-def _legend(axes: Axes) -> None:
-    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 4}
+def _legend(axes: Axes, columns: int = 4) -> None:
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": columns}
     axes.legend(**place, frameon=False, fontsize=8.5, labelcolor=INK, borderpad=0, borderaxespad=0.2, handlelength=1)
 
 
@@ -439,13 +453,12 @@ def size_by_kind(rows: Rows) -> Axes:
         tick.set_fontfamily("monospace" if "." in bar["relation"] else "sans-serif")
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(f"size, {unit}", color=INK, fontsize=9)
-    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3}
-    axes.legend(**place, frameon=False, fontsize=8.5, labelcolor=INK, borderpad=0, borderaxespad=0.2, handlelength=1)
+    _legend(axes)
     return axes
 
 
 def growth_lines(rows: Rows) -> Axes:
-    """Draw the size of the database over its snapshots; ``rows`` are those of ``history.database_sizes``."""
+    """Draw the size of the database over its snapshots; ``rows`` are those of ``growth.database_sizes``."""
     axes = _axes(height=1.0 if len(rows) < 2 else 2.9)
     if len(rows) < 2:
         claim = (
@@ -485,11 +498,166 @@ def growth_lines(rows: Rows) -> Axes:
 def fan_chart(rows: Rows, disk_bytes: float | None = None, *, came: Rows = ()) -> Axes:
     """Draw the growth of the database so far and what may come, with its 50 % and 80 % intervals.
 
-    ``rows`` are those of ``history.database_sizes``. Level shifts are marked; ``disk_bytes`` draws the limit, and
-    then the title says when it is reached. ``came`` are rows that the forecast does not know: what came of it.
+    ``rows`` are those of ``growth.database_sizes``. Level shifts are marked; ``disk_bytes`` draws the limit, and
+    then the title says when it is reached. With too few points for a forecast it is the picture of ``growth_lines``.
+    ``came`` are rows that the forecast does not know: what came of it.
     """
     seen, later = ([(row["taken_at"], row["database_bytes"]) for row in some] for some in (rows, came))
+    if not came and forecast(seen).basis == "none":
+        return growth_lines(rows)
     return _fan(seen, "The database", disk_bytes, came=later)
+
+
+def growth_parts(rows: Rows) -> Axes:
+    """Draw what the tables that grew most grew by: rows, bloat, indexes, TOAST, what is new and what was dropped.
+
+    ``rows`` are those of ``growth.attribution``: one stacked bar a table, what fell to the left of the zero.
+    """
+    if not rows:
+        return _nothing("Nothing to compare with yet: growth shows from the second snapshot on")
+    whole = sum(row["grown_bytes"] for row in rows)
+    axes = _axes(height=1.25 + 0.3 * len(rows))
+    _claim(axes, _parts_claim(rows, whole), pad=24)
+    reach = [[sum(max(sign * row[part], 0) for part in _GROWN_BY) for sign in (1, -1)] for row in rows]
+    most, least = (max(side, default=0) for side in zip(*reach, strict=True))
+    unit, divisor = _unit(max(most, least))
+    wide = (most + least or 1) / divisor
+    drawn = [it for it in _GROWN_BY if any(row[it] for row in rows)]
+    for label, style in (_GROWN_BY[part] for part in drawn):
+        axes.barh(0, 0, label=label, **style)  # for the legend, in this order
+    for y, (row, (right, _)) in enumerate(zip(rows, reach, strict=True)):
+        ends = {True: 0.0, False: 0.0}
+        for part in drawn:
+            if value := row[part] / divisor:
+                axes.barh(y, value, left=ends[value > 0], height=0.62, **_GROWN_BY[part][1])
+                ends[value > 0] += value
+        tail = _signed(row["grown_bytes"])
+        tail += ", estimated" if row["estimated"] else ""
+        axes.text(right / divisor + 0.01 * wide, y, tail, va="center", fontsize=8.5, color=INK)
+    axes.axvline(0, color=QUIET, linewidth=0.8)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(-1.03 * least / divisor, most / divisor + 0.22 * wide)
+    axes.set_yticks(range(len(rows)), [_relation(row["relation"]) for row in rows])
+    for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
+        tick.set_fontfamily("monospace" if "." in row["relation"] else "sans-serif")
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(f"growth, {unit}", color=INK, fontsize=9)
+    if drawn:
+        _legend(axes, columns=len(_GROWN_BY))
+    return axes
+
+
+def _parts_claim(rows: Rows, whole: int) -> str:
+    first = rows[0]
+    verb = "grew" if whole >= 0 else "shrank"
+    if first["grown_bytes"] <= 0 or "." not in first["relation"]:
+        return f"The database {verb} by {size(abs(whole))}; no table of yours grew by much"
+    part = max(_GROWN_BY, key=lambda it: first[it])
+    share = f"; {first[part] / first['grown_bytes']:.0%} of that is {_GROWN_BY[part][0]}" if first[part] > 0 else ""
+    if first[part] > first["grown_bytes"]:
+        share = f", by {_GROWN_BY[part][0]} above all"
+    of = f" of the {size(whole)} that came" if whole >= first["grown_bytes"] else ""
+    return f"{_relation(first['relation'])} grew by {size(first['grown_bytes'])}{of}{share}"
+
+
+def table_lines(rows: Rows) -> list[Axes]:
+    """Draw how the fastest tables came to their size: one small picture a table, one time axis, its own size axis.
+
+    ``rows`` are those of ``growth.fastest``. A level shift, such as a load or a purge, is marked with its bytes.
+    """
+    tables: dict[str, list[Row]] = {}
+    for row in rows:
+        tables.setdefault(row["relation"], []).append(row)
+    if not tables:
+        return [_nothing("No table grew since the earlier snapshot")]
+    columns = min(len(tables), 2)
+    lines = math.ceil(len(tables) / columns)
+    shape = {"figsize": (9, 0.7 + 1.55 * lines), "sharex": True, "squeeze": False, "layout": "constrained"}
+    figure, grid = plt.subplots(lines, columns, **shape)
+    figure.patch.set_alpha(0)
+    cells = list(grid.flat)
+    for axes, (name, own) in zip(cells, tables.items(), strict=False):
+        _table_line(axes, name, [(row["taken_at"], row["total_bytes"]) for row in own])
+    for axes in cells[len(tables) :]:
+        axes.set_visible(False)
+        cells[cells.index(axes) - columns].tick_params(labelbottom=True)
+    shifted = sum(bool(axes.collections) for axes in cells[: len(tables)])
+    claim = f"{_relation(next(iter(tables)))} grew most"
+    if shifted:
+        claim += f"; {shifted} of {count(len(tables), 'table')} had a jump, which is no trend"
+    figure.suptitle(claim, x=0.01, ha="left", color=INK, fontsize=11, fontweight="bold")
+    return cells[: len(tables)]
+
+
+def _table_line(axes: Axes, name: str, points: Sequence[tuple[datetime.datetime, int]]) -> None:
+    _plain(axes)
+    unit, divisor = _unit(max(size for _, size in points))
+    foretold = forecast(points)
+    rate = foretold.daily_bytes[1] if foretold.daily_bytes else None
+    tail = "" if rate is None else f"  {_signed(rate)} a day"
+    axes.set_title(cut(printable(name), 34).replace("$", r"\$") + tail, loc="left", color=INK, fontsize=8.5)
+    sizes = {at: size / divisor for at, size in points}
+    marker: dict[str, Any] = {"marker": "o", "markersize": 3} if len(points) < 20 else {}
+    axes.plot(mdates.date2num(list(sizes)), list(sizes.values()), color=INDEX, linewidth=1.5, **marker)
+    low, high = min(sizes.values()), max(sizes.values())
+    room = max(0.15 * (high - low), 0.1 * high - (high - low))
+    axes.set_ylim(max(low - room, 0), high + room)
+    seen = [it for it in foretold.shifts if abs(it.bytes) / divisor > 0.05 * (high - low)]
+    for shift in sorted(seen, key=lambda it: -abs(it.bytes))[:_MOST_SHIFTS]:
+        at = mdates.date2num(shift.at)
+        axes.vlines(at, *sorted((sizes[shift.after], sizes[shift.at])), color=TOAST, linewidth=3)
+        is_late = shift.at > points[0][0] + (points[-1][0] - points[0][0]) / 2
+        text = _signed(shift.bytes)
+        place: dict[str, Any] = {"xytext": (-6 if is_late else 6, 0), "ha": "right" if is_late else "left"}
+        middle = (sizes[shift.after] + sizes[shift.at]) / 2
+        axes.annotate(text, (at, middle), textcoords="offset points", va="center", fontsize=8, color=TOAST, **place)
+    _dates(axes)
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.set_ylabel(unit, color=INK, fontsize=8.5)
+
+
+def _signed(by: float) -> str:
+    return f"{'-' if by < 0 else '+' if by else ''}{size(abs(by))}"
+
+
+def write_rates(rows: Rows) -> Axes:
+    """Draw how much WAL the server wrote a day, and below it how much went into temporary files of the database.
+
+    ``rows`` are those of ``growth.write_rates``. Returns the axes of the WAL.
+    """
+    known = {name: [row[f"{name}_daily_bytes"] for row in rows] for name in ("wal", "temp")}
+    if not any(value is not None for values in known.values() for value in values):
+        return _nothing("No rate yet: it takes two snapshots, half an hour apart")
+    figure, cells = plt.subplots(2, 1, figsize=(9, 3.4), sharex=True, layout="constrained")
+    figure.patch.set_alpha(0)
+    for axes, (name, colour) in zip(cells, (("wal", INDEX), ("temp", TOAST)), strict=True):
+        _plain(axes)
+        values = [value for value in known[name] if value is not None]
+        unit, divisor = _unit(max(values, default=1))
+        for row, value in zip(rows, known[name], strict=True):
+            if value is not None:
+                span = mdates.date2num([row["before"], row["taken_at"]])
+                axes.fill_between(span, [value / divisor] * 2, color=colour, alpha=0.8, linewidth=0)
+        axes.set_ylim(0, 1.15 * max(values, default=0) / divisor or 1)
+        _dates(axes)
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.set_ylabel(f"{'WAL' if name == 'wal' else 'temporary'}, {unit} a day", color=INK, fontsize=8.5)
+    cells[1].set_xlabel(
+        "time, UTC; each block is the mean between two snapshots, the title names their median", color=INK, fontsize=9
+    )
+    first: Axes = cells[0]
+    _claim(first, _rates_claim(known))
+    return first
+
+
+def _rates_claim(known: Mapping[str, Sequence[float | None]]) -> str:
+    parts = []
+    for name, words in (("wal", "WAL"), ("temp", "temporary files")):
+        values = [value for value in known[name] if value is not None]
+        if values and max(values) > 0:
+            peak = f", at most {size(max(values))}" if max(values) > 1.5 * median(values) else ""
+            parts.append(f"{words}: {size(median(values))} a day{peak}")
+    return "; ".join(parts) or "Neither WAL nor temporary files were written"
 
 
 def disk_fan(rows: Rows | None) -> Axes:
@@ -622,12 +790,16 @@ def _axes(height: float) -> Axes:
     axes: Axes
     figure, axes = plt.subplots(figsize=(9, height), layout="constrained")
     figure.patch.set_alpha(0)
+    _plain(axes)
+    return axes
+
+
+def _plain(axes: Axes) -> None:
     axes.patch.set_alpha(0)
     axes.tick_params(colors=INK, labelsize=8.5)
     for name, spine in axes.spines.items():
         spine.set_visible(name == "bottom")
         spine.set_color(QUIET)
-    return axes
 
 
 def _unit(largest: float) -> tuple[str, int]:

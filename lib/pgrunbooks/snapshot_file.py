@@ -54,6 +54,7 @@ STATEMENT = {"queryid": INT, "calls": INT, "total_ms": pyarrow.float64(), "rows"
 COLUMNS = {
     "relation": _RELATION,
     "sequence": {**dict.fromkeys(("relation", "schema", "name"), _TEXT), "oid": INT, **_SEQUENCE},
+    "key": {"name": _TEXT, "last_value": INT},
     "database": {"name": _TEXT, "oid": INT, **_DATABASE},
     "other_database": {"name": _TEXT, "oid": INT, **_DATABASE},
     "cluster": _CLUSTER,

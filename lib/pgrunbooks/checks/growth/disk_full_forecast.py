@@ -46,10 +46,10 @@ def deepen(session: Session, rows: Rows, limits: Limits, seconds: float) -> Rows
     snapshots = taken(session, most=_MOST, days=_DAYS)
     if not snapshots:
         return [lacks(session, "there is no history of this database")]
-    from pgrunbooks import history
+    from pgrunbooks import growth
 
     sizes: dict[datetime.datetime, dict[str, int | None]] = defaultdict(dict)
-    for row in history.tablespace_sizes(snapshots):
+    for row in growth.tablespace_sizes(snapshots):
         sizes[row["taken_at"]][row["name"]] = row["tablespace_bytes"]
     (wal,) = session.rows(_WAL, timeout_s=seconds)
     volumes = []
@@ -85,7 +85,8 @@ def _told(session: Session, points: Sequence[tuple[datetime.datetime, int]], now
 
     basis = forecast(points).basis
     if basis != "model":
-        why = f"{len(points)} snapshots tell the size of the tablespaces; a forecast needs 8 over 3 days"
+        tell = "1 snapshot tells" if len(points) == 1 else f"{len(points)} snapshots tell"
+        why = f"{tell} the size of the tablespaces; a forecast needs 8 over 3 days"
         return lacks(session, why)
     age_days = (now_s - points[-1][0].timestamp()) / DAY_S
     usual = median((after[0] - before[0]).total_seconds() for before, after in pairwise(points)) / DAY_S
@@ -98,7 +99,7 @@ def _moved(
     points: Sequence[tuple[datetime.datetime, int]], snapshots: Sequence["Snapshot"], room_bytes: float
 ) -> dict[str, Any]:
     """Return what each level shift was, and what grows most where that is of interest soon."""
-    from pgrunbooks import history
+    from pgrunbooks import growth
     from pgrunbooks.forecast import forecast
 
     told = forecast(points)
@@ -107,13 +108,13 @@ def _moved(
         {
             "at": it.at.isoformat(),
             "shift_bytes": it.bytes,
-            "cause": history.what_moved(files[it.after], files[it.at]) if {it.after, it.at} <= files.keys() else None,
+            "cause": growth.what_moved(files[it.after], files[it.at]) if {it.after, it.at} <= files.keys() else None,
         }
         for it in told.shifts
     ]
     until = told.days_until(room_bytes)
     is_soon = until and until.lower is not None and until.lower <= _SOON_DAYS
-    return {"shifts": shifts, "growers": history.growers(snapshots, most=5) if is_soon else []}
+    return {"shifts": shifts, "growers": growth.growers(snapshots, most=5) if is_soon else []}
 
 
 def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding | Skip]:

@@ -42,11 +42,11 @@ def deepen(session: Session, rows: Rows, limits: Limits, seconds: float) -> Rows
     age_days = (rows[0]["now_s"] - snapshots[-1].at.timestamp()) / DAY_S
     if age_days > _STALE_DAYS:
         return [lacks(session, f"the newest snapshot is {age_days:.0f} days old")]
-    from pgrunbooks import history
+    from pgrunbooks import growth
 
     least_bytes = session.target.limits("growth-anomaly")["min_bytes"]
     steps: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for step in history.table_steps(snapshots, least_bytes):
+    for step in growth.table_steps(snapshots, least_bytes):
         steps[step["table"]].append(step)
     return [row for table, own in steps.items() if (row := _row(table, own, snapshots[-1].at))]
 

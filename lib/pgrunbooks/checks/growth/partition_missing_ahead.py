@@ -17,46 +17,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows
+from pgrunbooks.checks._partitions import BOUNDS
 from pgrunbooks.checks._sessions import Row
 from pgrunbooks.display import duration
 
-# pg_get_expr() with the table's oid waits behind ACCESS EXCLUSIVE; a bound names no column, so that 0 does as well.
-_PARTITIONED = """
-with recursive tables as materialized (
-    select p.partrelid, p.partdefid, a.attname, t.typname
-    from pg_catalog.pg_partitioned_table as p
-    join pg_catalog.pg_attribute as a on a.attrelid = p.partrelid and a.attnum = p.partattrs[0]
-    join pg_catalog.pg_type as t on t.oid = a.atttypid
-    where p.partstrat = 'r' and p.partnatts = 1 and t.typname in ('date', 'timestamp', 'timestamptz')
-),
-texts as materialized (
-    select
-        h.inhparent as relid, c.oid as partition_oid, c.relname, c.relkind,
-        pg_catalog.substring(b.bound, 'FROM \\((.*)\\) TO ') as lower_text,
-        pg_catalog.substring(b.bound, ' TO \\((.*)\\)$') as upper_text
-    from tables as t
-    join pg_catalog.pg_inherits as h on h.inhparent = t.partrelid
-    join pg_catalog.pg_class as c on c.oid = h.inhrelid and c.oid <> t.partdefid
-    cross join lateral pg_catalog.pg_get_expr(c.relpartbound, 0) as b (bound)
-    where not h.inhdetachpending
-),
-bounds as materialized (
-    select
-        x.relid, x.partition_oid, x.relname, x.relkind, x.upper_text,
-        case
-            when x.lower_text not in ('MINVALUE', '''-infinity''') and x.lower_text !~ '^''[0-9]{6}'
-            then pg_catalog.btrim(x.lower_text, '''')::timestamptz
-        end as lower_at,
-        case
-            when x.upper_text not in ('MAXVALUE', '''infinity''') and x.upper_text !~ '^''[0-9]{6}'
-            then pg_catalog.btrim(x.upper_text, '''')::timestamptz
-        end as upper_at
-    from texts as x
-),
+_PARTITIONED = (
+    """
+with recursive """
+    + BOUNDS
+    + """
 newest as materialized (
     select distinct on (b.relid)
         b.relid, b.relname, b.relkind, b.upper_text, b.lower_at, b.upper_at,
-        pg_catalog.count(*) over (partition by b.relid) as partitions
+        pg_catalog.count(*) over (partition by b.relid) as partitions,
+        pg_catalog.count(*) filter (where b.lower_at > now()) over (partition by b.relid) as partitions_ahead
     from bounds as b
     order by b.relid, b.upper_at desc nulls first, b.partition_oid
 ),
@@ -82,6 +56,7 @@ select
     pg_catalog.quote_ident(t.attname) as column,
     t.typname::text as column_type,
     coalesce(w.partitions, 0) as partitions,
+    coalesce(w.partitions_ahead, 0) as partitions_ahead,
     w.relname::text as newest_name,
     w.relkind = 'p' as newest_is_partitioned,
     w.upper_text,
@@ -110,6 +85,7 @@ left join pg_catalog.pg_namespace as dn on dn.oid = dc.relnamespace
 where n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
 order by n.nspname, c.relname
 """
+)
 SQL = {15: _PARTITIONED}
 
 _GAP = 24  # so many partitions in a row are written out; beyond, those from now on
