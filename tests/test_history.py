@@ -73,6 +73,17 @@ class TestASnapshot:
         sequences = {row["relation"]: row["last_value"] for row in history.read_rows(path, "sequence")}
         assert sequences["shop.orders_id_seq"] >= 200_000  # other tests let the shop work
 
+    def test_holds_the_largest_values_of_integer_keys_but_waits_behind_no_lock_for_them(self, own, folder):
+        owner, session = own
+        owner.execute("create table keyed as select i from generate_series(1, 70) as i")
+        owner.execute("alter table keyed add primary key (i)")
+        path = history.record_snapshot(session, at=MONDAY, folder=folder)
+        assert history.read_rows(path, "key") == [{"name": "public.keyed (i)", "last_value": 70}]
+        with owner.transaction():
+            owner.execute("lock table keyed in access exclusive mode")
+            path = history.record_snapshot(session, at=MONDAY + DAY, folder=folder)
+        assert history.read_rows(path, "key") == []
+
     def test_holds_the_sizes_of_the_tablespaces(self, session, folder):
         for day in range(3):
             path = history.record_snapshot(session, at=MONDAY + day * DAY, folder=folder)

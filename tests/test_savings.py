@@ -93,3 +93,13 @@ def test_a_rewrite_wins_what_the_disk_really_gets_back(newest, empty_database, t
 
 def test_nothing_is_won_without_a_snapshot(session):
     assert savings.savings(session, savings.ask_others(session), [], retention_days=90) == []
+
+
+def test_old_partitions_of_the_shop_are_found_on_every_supported_server(server, tmp_path):
+    with open_session(Target(name="tested", dsn=server.url())) as session:
+        history.record_snapshot(session, folder=tmp_path)
+        taken, _ = history.snapshots(session, folder=tmp_path)
+        found = savings.savings(session, savings.ask_others(session), taken, retention_days=30)
+    (row,) = [it for it in found if it["action"] == "drop old partitions"]
+    assert (row["object"], row["goes_to"]) == ("shop.events", "disk")
+    assert row["won_bytes"] > 1_000_000

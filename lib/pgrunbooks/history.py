@@ -194,6 +194,7 @@ order by o.oid
 
 # pg_sequence_last_value takes ROW EXCLUSIVE and keeps it until the statement ends: few at a time
 _SEQUENCES_AT_ONCE = 200
+_KEYS_S = 3.0
 _BLOCKS_A_SEQUENCE = ("ShareLock", "ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock")
 
 
@@ -280,10 +281,12 @@ def _statements(session: Session) -> Sequence[Statement]:
 def _keys(session: Session) -> list[dict[str, Any]]:
     """Return the largest value of each integer key that integer-key-exhaustion reads; none where a lock is in the way.
 
-    One that has to be left out this time is there the next.
+    What has to be left out this time is there the next. A catalog of tens of thousands of keys takes too long for a
+    snapshot and has none.
     """
+    sql = _fitting(integer_key_exhaustion.SQL, session)
     try:
-        rows = session.rows(_fitting(integer_key_exhaustion.SQL, session), lock_timeout_s=LOCK_TIMEOUT_S)
+        rows = session.rows(sql, lock_timeout_s=LOCK_TIMEOUT_S, timeout_s=_KEYS_S)
     except (pg.LockNotAvailable, pg.QueryCanceled, pg.UndefinedTable):
         return []
     return [{"name": row["column"], "last_value": row["max_value"]} for row in rows if row["max_value"] is not None]
