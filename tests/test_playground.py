@@ -5,7 +5,7 @@ import datetime
 import pytest
 
 from pgrunbooks import sample_data
-from pgrunbooks.errors import SandboxError
+from pgrunbooks.errors import ConfigurationError, SandboxError
 from pgrunbooks.history import database_sizes
 from pgrunbooks.playground import Past, Playground, shop
 from pgrunbooks.sandbox import default_sandbox
@@ -61,6 +61,12 @@ def test_a_playground_that_was_left_behind_is_made_anew():
     with pytest.raises(SandboxError, match='PostgreSQL refuses: relation "mine" already exists'):
         again.run("create table mine ()")
     again.close()
+
+
+def test_a_playground_never_takes_the_place_of_the_shop():
+    with pytest.raises(ConfigurationError, match="the database shop has to stay"):
+        Playground("shop")
+    assert "shop" in databases()
 
 
 @pytest.mark.parametrize("is_busy", [False, True])

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
+from psycopg import sql
 
 from pgrunbooks import filing, sample_data
-from pgrunbooks.errors import SandboxError
+from pgrunbooks.errors import ConfigurationError, SandboxError
 from pgrunbooks.sandbox import DATABASE, default_sandbox
 from pgrunbooks.session import Session, open_session
 from pgrunbooks.targets import SANDBOX, Target
@@ -19,19 +20,26 @@ from pgrunbooks.targets import SANDBOX, Target
 if TYPE_CHECKING:
     from pgrunbooks.months import Snapshot
 
+_TO_STAY = (DATABASE, "postgres", "template0", "template1")
 _DAY = datetime.timedelta(days=1)
 _FILL = "insert into events (note) select repeat('x', 1000) from generate_series(1, %s)"
 
 
 class Playground:
-    """A database of the sandbox that is there until ``close``; ``name`` is what ``connect`` takes for ``database``."""
+    """A database of the sandbox that is there until ``close``; ``name`` is what ``connect`` takes for ``database``.
+
+    One of that name that was left behind is dropped. Raises ConfigurationError for the name of one that has to stay.
+    """
 
     def __init__(self, name: str, template: str = "template1") -> None:
+        if name in _TO_STAY:
+            raise ConfigurationError(f"the database {name} has to stay; choose another name for a playground")
         self.name = name
         self.sandbox = default_sandbox().start()
         self._forget()
         with self.sandbox.connect("postgres") as connection:
-            connection.execute(f"create database {name} template {template}")
+            create = sql.SQL("create database {} template {}")
+            connection.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
         self.connection = self.sandbox.connect(name, application_name="playground")
 
     def run(self, statement: str) -> None:
@@ -65,7 +73,8 @@ class Playground:
         if isinstance(place, Path):
             shutil.rmtree(place, ignore_errors=True)
         with self.sandbox.connect("postgres") as connection:
-            connection.execute(f"drop database if exists {self.name} with (force)")
+            drop = sql.SQL("drop database if exists {} with (force)")
+            connection.execute(drop.format(sql.Identifier(self.name)))
 
 
 def shop() -> Playground:
