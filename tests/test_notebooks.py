@@ -13,7 +13,8 @@ from pgrunbooks.check import registry
 from pgrunbooks.verdict import checks_for
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted([*ROOT.glob("runbooks/*.ipynb"), *ROOT.glob("notebooks/*.ipynb")])
+# The walkthroughs come last, as they do when the notebooks are refreshed: the server counts what they do.
+NOTEBOOKS = [*sorted(ROOT.glob("runbooks/*.ipynb")), *sorted(ROOT.glob("notebooks/*.ipynb"))]
 SANITIZE = Path(__file__).with_name("nbval.cfg")
 
 
