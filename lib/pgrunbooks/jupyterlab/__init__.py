@@ -58,7 +58,7 @@ def command(folder: Path, arguments: Sequence[str]) -> tuple[list[str], Mapping[
         "Scheduler.staging_path": state / "jobs",
     }
     options = [f"--{name}={value}" for name, value in settings.items()]
-    options += ["-y", *(["--allow-root"] if os.geteuid() == 0 else [])]  # Ctrl-C ends it and its kernels at once
+    options += ["--allow-root"] if os.geteuid() == 0 else []
     environment = {**os.environ, "JUPYTER_CONFIG_DIR": str(state)}
     if targets:  # a scheduled job runs in a folder of its own
         environment["PGRUNBOOKS_TARGETS"] = str(targets.absolute())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Iterator
@@ -117,8 +118,12 @@ class Workspace(ExtensionApp):
         self.handlers.extend((f"pgrunbooks/{path}", handler) for path, handler in answers.items())
 
     def initialize_settings(self) -> None:
-        """Keep the runs that are under way, so that they end with the server."""
+        """Keep the runs that are under way, so that they end with the server, and end it by Ctrl-C as by SIGTERM.
+
+        Jupyter would ask first in a terminal, and without one leave everything that it started behind.
+        """
         self.settings["pgrunbooks_running"] = set()
+        signal.signal(signal.SIGINT, signal.getsignal(signal.SIGTERM))
 
     async def stop_extension(self) -> None:
         """End the runs that are under way; an interrupted run leaves nothing half written."""
