@@ -2,11 +2,8 @@
 
 import contextlib
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -15,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lab_server import TOKEN, running_lab
 from pgrunbooks.errors import ConfigurationError
 from pgrunbooks.jupyterlab import command, workspace
 from pgrunbooks.jupyterlab.server import pages
@@ -22,7 +20,6 @@ from pgrunbooks.record import runbooks
 from pgrunbooks.workspace import make_workspace
 
 ROOT = Path(__file__).parents[1]
-TOKEN = "of-the-tests"
 
 
 class TestTheWorkspace:
@@ -73,13 +70,6 @@ def ask(url, path, body=None):
         return json.load(answer)
 
 
-def answers(url):
-    try:
-        return ask(url, "api")
-    except OSError:
-        return None
-
-
 def ask_in_vain(*arguments):
     with pytest.raises((OSError, HTTPException)):
         ask(*arguments)
@@ -93,45 +83,25 @@ def wait_for(condition):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_server_with_its_kernels_and_runs(number, tmp_path, free_port):
-    make_workspace(tmp_path)
-    arguments = [
-        "--no-browser",
-        f"--port={free_port}",
-        "--ServerApp.port_retries=0",
-        f"--IdentityProvider.token={TOKEN}",
-    ]
-    environment = {**os.environ, "HOME": str(tmp_path / "home"), "JUPYTER_DATA_DIR": str(tmp_path / "data")}
-    with socket.create_server(("127.0.0.1", 0)) as silent, (tmp_path / "log").open("wb") as log:
+def test_a_signal_ends_the_server_with_its_kernels_and_runs(number, tmp_path):
+    make_workspace(tmp_path / "workspace")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
         dsn = f"host=127.0.0.1 port={silent.getsockname()[1]} connect_timeout=60"
-        (tmp_path / "targets.yml").write_text(json.dumps({"targets": {"silent": {"dsn": dsn}}}))
-        runbook = tmp_path / "runbooks" / "lock_analysis.ipynb"
+        (tmp_path / "workspace" / "targets.yml").write_text(json.dumps({"targets": {"silent": {"dsn": dsn}}}))
+        runbook = tmp_path / "workspace" / "runbooks" / "lock_analysis.ipynb"
         runbook.write_text(runbook.read_text().replace('target: str = \\"sandbox\\"', 'target: str = \\"silent\\"'))
-        lab = [sys.executable, "-m", "pgrunbooks", "lab", *arguments]
-        with subprocess.Popen(lab, cwd=tmp_path, env=environment, stdout=log, stderr=log) as process, killed(process):
-            url = f"http://127.0.0.1:{free_port}/"
-            wait_for(lambda: process.poll() or answers(url))
-            kernel = ask(url, "api/kernels", {"name": "python3"})["id"]
-            run = threading.Thread(
-                target=ask_in_vain, args=(url, "pgrunbooks/records", {"path": "lock_analysis.ipynb"})
-            )
+        with running_lab(tmp_path) as lab:
+            kernel = ask(lab.url, "api/kernels", {"name": "python3"})["id"]
+            run = threading.Thread(target=ask_in_vain, args=(lab.url, "pgrunbooks/records", {"path": runbook.name}))
             run.start()
-            silent.settimeout(60)
             with silent.accept()[0]:  # the run has come as far as its target, which does not answer
-                started = processes(kernel, f"{tmp_path}/records")
-                process.send_signal(number)
-                assert process.wait(timeout=30) == 0
+                started = processes(kernel, f"{lab.workspace}/records")
+                lab.process.send_signal(number)
+                assert lab.process.wait(timeout=30) == 0
                 run.join()
                 assert len(started) == 2
-                wait_for(lambda: processes(kernel, f"{tmp_path}/records") == [])
-
-
-@contextlib.contextmanager
-def killed(process):
-    try:
-        yield
-    finally:
-        process.kill()
+                wait_for(lambda: processes(kernel, f"{lab.workspace}/records") == [])
 
 
 def processes(*words):

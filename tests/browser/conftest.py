@@ -9,74 +9,22 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import URLError
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
+from lab_server import TOKEN, Lab, running_lab
 from pgrunbooks.drills import drills
 from pgrunbooks.sandbox import Sandbox
 from pgrunbooks.workspace import make_workspace
 
 CHROMIUM = Path(os.environ.get("PGRUNBOOKS_TEST_CHROMIUM", "/usr/bin/chromium"))
 OUTPUT = Path(__file__).parents[2] / "test-output"
-TOKEN = "of-the-tests"
 DRILL = drills()["ddl-lock-queue"]
 
 expect.set_options(timeout=30_000)
-
-
-@dataclass(frozen=True)
-class Lab:
-    """A running ``pgrunbooks lab``: its address, its workspace, and the user's home beside it."""
-
-    url: str
-    workspace: Path
-    home: Path
-    process: subprocess.Popen[bytes]
-
-
-def start_lab(folder: Path) -> Lab:
-    """Start ``pgrunbooks lab`` in ``folder``/workspace and return it once it answers; its log is beside it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    home = folder / "home"
-    home.mkdir()
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER", "PGRUNBOOKS_TARGETS"))},
-        "HOME": str(home),
-        "JUPYTER_DATA_DIR": str(folder / "data"),
-        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
-    }
-    command = [sys.executable, "-m", "pgrunbooks", "lab", "--no-browser", f"--port={port}"]
-    command += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}"]
-    with (folder / "lab.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder / "workspace", env=environment, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}/"
-    deadline = time.monotonic() + 60
-    while not _answers(url):
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            pytest.fail(f"pgrunbooks lab does not answer:\n{(folder / 'lab.log').read_text()}")
-        time.sleep(0.1)
-    return Lab(url, folder / "workspace", home, process)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}api", timeout=5):
-            return True
-    except (URLError, ConnectionError, TimeoutError):
-        return False
 
 
 @pytest.fixture(scope="session")
@@ -89,10 +37,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory, newest: Sandbox) -> Iterator[L
         "thresholds": {code: dict(limits) for code, limits in DRILL.thresholds.items()},
     }
     (folder / "workspace" / "targets.yml").write_text(json.dumps({"targets": {"shop": shop}}))
-    lab = start_lab(folder)
-    yield lab
-    lab.process.terminate()
-    assert lab.process.wait(timeout=30) == 0
+    with running_lab(folder) as lab:
+        yield lab
 
 
 @pytest.fixture(scope="module")

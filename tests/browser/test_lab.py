@@ -131,7 +131,7 @@ def test_a_mistake_in_the_targets_file_is_told_in_the_page(page, lab, open_runbo
     targets.write_text("targets: [")
     try:
         panel.get_by_label("Target").focus()
-        expect(page.get_by_role("alert").filter(has_text="targets.yml: ")).to_be_visible()
+        expect(page.get_by_role("alert").filter(has_text="targets.yml: ").first).to_be_visible()
     finally:
         targets.write_text(before)
 
