@@ -1,7 +1,7 @@
 """A real JupyterLab in a workspace of its own, and a real browser that looks at it.
 
-One server serves all tests of the folder. A test takes ``page``: JupyterLab with nothing open but the start page, from
-which ``open_runbook`` leads on. What it did not ask of this machine fails the test.
+One server serves all tests of the folder, and one ``page`` those of a module: it shows the start page, from which
+``open_runbook`` leads on. A request to any other machine fails the module.
 """
 
 from __future__ import annotations

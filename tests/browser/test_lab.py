@@ -11,7 +11,7 @@ from pgrunbooks.drills import drills
 from pgrunbooks.record import runbooks
 from pgrunbooks.sandbox import wait_until
 
-THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
+THEMES = {"dark": "JupyterLab Dark", "light": "JupyterLab Light"}  # in which a newcomer finds it comes last
 
 
 class TestTheWorkspace:
@@ -114,12 +114,13 @@ CONTRASTS = """elements => {
 }"""
 
 
-def test_a_run_from_the_page_leaves_a_record_and_opens_its_report(page, lab, open_runbook):
+def test_a_run_from_the_page_leaves_a_record_and_opens_its_report(page, lab, open_runbook, shoot):
     panel = open_runbook(page, "Health check")
     panel.get_by_label("Target").select_option("shop")
     panel.get_by_role("button", name="Run into a record").click()
     page.get_by_role("button", name="Open the report").click(timeout=60_000)
     expect(page.frame_locator(".jp-HTMLViewer iframe").locator(".pgr-status")).to_contain_text("shop")
+    shoot(page, "record")
     (record,) = lab.workspace.glob("records/shop/*-health_check")
     assert json.loads((record / "findings.json").read_text())["parameters"]["target"] == "shop"
 
