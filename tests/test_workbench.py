@@ -1,11 +1,13 @@
 """What the index page does in the lab, on a real server with a real workload."""
 
+import dataclasses
 import json
 
 import pytest
 
 from conftest import diagnose
 from pgrunbooks import workbench
+from pgrunbooks.check import Finding, Remedy
 from pgrunbooks.drills import drills
 from pgrunbooks.notebook import Runbook
 from pgrunbooks.session import open_session
@@ -115,6 +117,32 @@ class TestDrops:
         assert f"drop index concurrently {name};" in migration.up
         assert "create index concurrently" in migration.down.lower()
         assert kept.up == kept.down == ""
+
+    def test_that_the_lab_refutes_are_not_suggested_by_the_verdict_either(self, busy, page):
+        def drops_of(verdict, index):
+            (finding,) = [it for it in verdict.about("unused-index") if it.name == index]
+            return finding.impact, [it.sql for it in finding.remedies], finding.remedies[0].title
+
+        def finding(index):
+            drop = Remedy("Drop it", sql=f"drop index concurrently {index};", risk="low")
+            row = {
+                "index": index,
+                "size_bytes": 1,
+                "scans": 0,
+                "definition": f"CREATE INDEX a ON {index}",
+                "table": "shop.a",
+            }
+            return Finding("info", "index", index, "Unused", "It costs.", [row], [drop], code="unused-index")
+
+        needed, idle = "shop.payments_order_id_idx", "shop.orders_placed_at_idx"
+        verdict = ask(page.session, [], runbook="index_analysis")
+        proved = workbench.prove(page, dataclasses.replace(verdict, findings=[finding(needed), finding(idle)]))
+        impact, statements, title = drops_of(proved, needed)
+        assert (impact, statements) == ("It costs.", [None])
+        assert title.startswith("Keep it for this workload, says the lab: a statement would cost up to ")
+        impact, statements, _ = drops_of(proved, idle)
+        assert impact == "It costs. The lab: no statement needs it."
+        assert statements == [f"drop index concurrently {idle};"]
 
     def test_of_the_only_index_a_statement_has_are_refused(self, page):
         proofs = workbench._proofs(page.session, ["shop.payments_order_id_idx", "shop.orders_placed_at_idx"])

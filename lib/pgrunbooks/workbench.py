@@ -14,7 +14,7 @@ from IPython.display import display
 from pgrunbooks.advice import Drop, what_if_dropped
 from pgrunbooks.advice.advisor import Study, kept_study
 from pgrunbooks.advice.statement import read_index
-from pgrunbooks.check import Rows, Skip
+from pgrunbooks.check import Finding, Remedy, Rows, Skip
 from pgrunbooks.display import FILES, cut, duration, printable, size, table, templates
 from pgrunbooks.errors import LabError, RunbookError
 from pgrunbooks.lab import Index
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pandas
 
 PROVED = "no statement needs it"
+_KEEP, _UNTRIED = "keep: ", "not tried:"
 _HELPS, _HARMS = 0.99, 1.01  # of a cost: what changes less is not listed
 _IS_INDEX = """
 select c.oid
@@ -98,6 +99,26 @@ def proposals(verdict: Verdict) -> Proposals:
     return Proposals(verdict.rows.get("missing-index"))
 
 
+def prove(runbook: Runbook, verdict: Verdict) -> Verdict:
+    """Return the verdict with what the lab says of each drop that it suggests; one that the lab refutes goes.
+
+    The finding stays, since it is right about the index; what would cost some statement of the workload is no advice.
+    """
+    names = [str(name) for name in removable_indexes(verdict)["index"]]
+    proofs = _proofs(runbook.session, names)
+    return replace(verdict, findings=[_with_proof(it, proofs.get(it.name, "")) for it in verdict.findings])
+
+
+def _with_proof(finding: Finding, proof: str) -> Finding:
+    if finding.kind != "index" or not proof or proof.startswith(_UNTRIED):
+        return finding
+    if proof == PROVED:
+        return replace(finding, impact=f"{finding.impact} The lab: {PROVED}.")
+    left = [it for it in finding.remedies if not (it.sql or "").lower().startswith("drop index")]
+    keep = Remedy(f"Keep it for this workload, says the lab: {proof.removeprefix(_KEEP)}", risk="none")
+    return replace(finding, remedies=[keep, *left])
+
+
 def drops(runbook: Runbook, verdict: Verdict) -> pandas.DataFrame:
     """Return the indexes that a finding says can go, each with what the lab says of the workload without it.
 
@@ -120,19 +141,19 @@ def _proofs(session: Session, names: Sequence[str]) -> dict[str, str]:
     try:
         found = what_if_dropped(session, names)
     except LabError as error:
-        return dict.fromkeys(names, f"not tried: {error}")
+        return dict.fromkeys(names, f"{_UNTRIED} {error}")
     if isinstance(found, Skip):
-        return dict.fromkeys(names, f"not tried: {found.reason}")
-    return dict.fromkeys(names, "not tried: its table is not in the lab") | {it.name: _in_words(it) for it in found}
+        return dict.fromkeys(names, f"{_UNTRIED} {found.reason}")
+    return dict.fromkeys(names, f"{_UNTRIED} its table is not in the lab") | {it.name: _in_words(it) for it in found}
 
 
 def _in_words(drop: Drop) -> str:
     if drop.reason:
-        return f"keep: {drop.reason}"
+        return f"{_KEEP}{drop.reason}"
     if drop.worse:
         factor = drop.worse[0][1]
         what = "a statement" if len(drop.worse) == 1 else f"{len(drop.worse)} statements"
-        return f"keep: {what} would cost up to {factor:.3g} times as much"
+        return f"{_KEEP}{what} would cost up to {factor:.3g} times as much"
     return PROVED
 
 
