@@ -118,9 +118,11 @@ def test_a_run_from_the_page_leaves_a_record_and_opens_its_report(page, lab, ope
     panel = open_runbook(page, "Health check")
     panel.get_by_label("Target").select_option("shop")
     panel.get_by_role("button", name="Run into a record").click()
-    page.get_by_role("button", name="Open the report").click(timeout=60_000)
-    expect(page.frame_locator(".jp-HTMLViewer iframe").locator(".pgr-status")).to_contain_text("shop")
-    shoot(page, "record")
+    with page.context.expect_page(timeout=60_000) as opened:
+        page.get_by_role("button", name="Open the report").click(timeout=60_000)
+    expect(opened.value.locator(".pgr-status")).to_contain_text("shop")
+    shoot(opened.value, "report")
+    opened.value.close()
     (record,) = lab.workspace.glob("records/shop/*-health_check")
     assert json.loads((record / "findings.json").read_text())["parameters"]["target"] == "shop"
 

@@ -57,6 +57,7 @@
     await Promise.all([context.ready, panel.revealed]);
     const cell = [...panel.content.model.cells].find((it) => (it.getMetadata("tags") ?? []).includes("parameters"));
     if (!context.path.startsWith("runbooks/") || !cell || !TARGET.test(cell.sharedModel.source)) return;
+    const { PageConfig } = await load("@jupyterlab/coreutils");
     const { Widget } = await load("@lumino/widgets");
     const { NotebookActions } = await load("@jupyterlab/notebook");
     const { Notification } = await load("@jupyterlab/apputils");
@@ -85,7 +86,7 @@
     };
     const record = async () => {
       runIntoRecord.disabled = true;
-      const open = (path) => app.commands.execute("docmanager:open", { path, factory: "HTML Viewer" });
+      const open = (path) => window.open(`${PageConfig.getBaseUrl()}files/${path}`, "_blank", "noopener");
       const pending = Notification.emit(`Running on ${chosen()} into a record ...`, "in-progress", { autoClose: false });
       try {
         await context.save();
