@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ def running_lab(folder: Path) -> Iterator[Lab]:
     ):
         try:
             deadline = time.monotonic() + 60
-            while not (address := _ADDRESS.search(log.read_text())):
+            while not (address := _ADDRESS.search(log.read_text())) or not _answers(address[1]):
                 if process.poll() is not None or time.monotonic() > deadline:
                     pytest.fail(f"pgrunbooks lab does not start:\n{log.read_text()}")
                 time.sleep(0.1)
@@ -66,3 +67,12 @@ def running_lab(folder: Path) -> Iterator[Lab]:
             assert process.wait(timeout=30) == 0
         finally:
             process.kill()
+
+
+def _answers(url: str) -> bool:
+    """Tell whether the server listens, which it says a moment before it does."""
+    try:
+        with urllib.request.urlopen(f"{url}api", timeout=5):
+            return True
+    except OSError:
+        return False

@@ -32,8 +32,10 @@ class TestTheWorkspace:
             it.question for it in runbooks().values()
         }
 
-    def test_leaves_the_user_s_own_jupyter_alone(self, page, lab):
-        assert (lab.workspace / ".lab" / "lab").is_dir()
+    def test_keeps_a_setting_beside_the_runbooks_and_leaves_the_user_s_own_jupyter_alone(self, page, lab):
+        with page.expect_response(lambda it: "apputils-extension" in it.url and it.request.method == "PUT"):
+            choose_theme(page, "dark")
+        assert list((lab.workspace / ".lab").rglob("themes.jupyterlab-settings"))
         assert not (lab.home / ".jupyter").exists()
 
     def test_answers_nobody_without_the_token(self, browser, lab):
