@@ -763,9 +763,10 @@ def _fan_claim(foretold: Forecast, days: Days | None, what: str, disk_bytes: flo
     if days and days.lower is not None and days.lower == 0 and days.median == 0:
         return f"{what} is full: {size(disk_bytes or 0)}"
     if days and days.lower is not None:
-        latest = "more than a year" if days.upper is None else f"{days.upper:.0f} days"
+        digits = 0 if days.lower >= 10 else 1
+        latest = "more than a year" if days.upper is None else f"{days.upper:.{digits}f} days"
         fills = "fills the disk" if what == "The database" else "is full"
-        return f"{what} {fills} in {days.lower:.0f} to {latest}" + f": it {grows}"
+        return f"{what} {fills} in {days.lower:.{digits}f} to {latest}: it {grows}"
     full = " and is not full within a year" if days else ""
     return f"{what} {grows}{full}" + ("" if foretold.basis == "model" else " (few points: a range)")
 
