@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pgrunbooks.cli import main
 from pgrunbooks.errors import ConfigurationError, RunbookError
 from pgrunbooks.sandbox import temporary_sandbox
 from pgrunbooks.session import open_session
+from pgrunbooks.snapshot_file import COLUMNS, DAMAGE
 from pgrunbooks.targets import Target
 
 MONDAY = datetime.datetime(2026, 11, 2, 6, tzinfo=datetime.UTC)
@@ -217,7 +219,8 @@ class TestADamagedOrForeignFile:
         parquet.write_table(pyarrow.table({"a": [1]}), path.with_name("strange.parquet"))
         for name, change in (
             ("newer", {b"pgrunbooks.schema_version": b"99"}),
-            ("other", {b"pgrunbooks.database": b"x"}),
+            ("other", {b"pgrunbooks.database": b"x", **UNSEALED}),
+            ("unsealed", {}),
         ):
             with path.open("rb") as file:
                 table = parquet.read_table(file)
@@ -233,7 +236,36 @@ class TestADamagedOrForeignFile:
             "newer.parquet: left aside: written by a newer pgrunbooks",
             "other.parquet: left aside: a snapshot of another database",
             "strange.parquet: left aside: a Parquet file, but not a snapshot of pgrunbooks",
+            "unsealed.parquet: left aside: damaged, or not a Parquet file",
         ]
+
+    def test_gives_the_rows_that_were_written_or_none_whichever_bit_was_turned(self, own, folder):
+        _, session = own
+        path = history.record_snapshot(session, at=MONDAY, folder=folder)
+
+        def content():
+            taken, left_aside = history.snapshots(session, folder=folder)
+            try:
+                return [(it.at, history.read_rows(it, kind)) for it in taken for kind in COLUMNS], left_aside
+            except DAMAGE as problem:
+                return [], [str(problem)]
+
+        whole, before = path.read_bytes(), content()
+        footer = len(whole) - 16 - int.from_bytes(whole[-8:-4], "little")  # with its seal
+        chance = random.Random(7)
+        turned = [
+            chance.randrange(start, end) for start, end in ((0, footer), (footer, len(whole))) for _ in range(100)
+        ]
+        detected = 0
+        for position in turned:
+            changed = bytearray(whole)
+            changed[position] ^= 1 << chance.randrange(8)
+            path.write_bytes(changed)
+            rows, left_aside = content()
+            detected += bool(left_aside)
+            assert (rows, left_aside) == before or (rows == [] and left_aside), position
+            assert left_aside or position < footer, position
+        assert detected > 100
 
     def test_that_is_damaged_inside_is_left_aside_when_it_is_read(self, own, folder, caplog):
         owner, session = own
@@ -242,7 +274,7 @@ class TestADamagedOrForeignFile:
             paths.append(history.record_snapshot(session, at=MONDAY + day * DAY, folder=folder))
             visit(owner, 1000)
         content = bytearray(paths[0].read_bytes())
-        footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+        footer = len(content) - 16 - int.from_bytes(content[-8:-4], "little")  # with its seal
         content[4:footer] = b"\xff" * (footer - 4)
         paths[0].write_bytes(content)
         taken, warnings = history.snapshots(session, folder=folder)
@@ -457,12 +489,16 @@ def move(connection):
     connection.execute("select pg_replication_slot_advance('forgotten', pg_current_wal_lsn())")
 
 
+UNSEALED = {b"pgrunbooks.schema_version": b"3"}
+
+
 def rewrite(path, change):
-    """Change rows of a snapshot."""
+    """Change rows of a snapshot; version 3 had no seal yet."""
     with path.open("rb") as file:
         table = parquet.read_table(file)
     rows = [{**row, **change(row)} for row in table.to_pylist()]
-    parquet.write_table(pyarrow.Table.from_pylist(rows, schema=table.schema), path)
+    schema = table.schema.with_metadata({**table.schema.metadata, **UNSEALED})
+    parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), path)
 
 
 VERSION_1 = """

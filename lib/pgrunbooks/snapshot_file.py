@@ -1,14 +1,17 @@
 """What a file of the history holds: rows of several kinds, either one snapshot's or those of a whole month.
 
 The schema has a version; what an older file did not measure yet is missing in it, and reads as None. Checksums of the
-pages tell a damaged file from a whole one.
+pages and a seal, which is one of the footer, tell a damaged file from a whole one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import logging
+import os
+import zlib
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
@@ -19,9 +22,11 @@ from pgrunbooks import store
 from pgrunbooks.filing import Ids
 from pgrunbooks.store import Location
 
-SCHEMA_VERSION = (
-    3  # 2: the other databases' counters, checkpoints, subscriptions, slots, statements; 3: months and tablespaces
-)
+# 2: the other databases' counters, checkpoints, subscriptions, slots, statements; 3: months and tablespaces; 4: a seal
+SCHEMA_VERSION = 4
+_SEALED = range(4, SCHEMA_VERSION + 1)
+_SEAL = b"pgrb"  # and the footer's CRC-32; they stand right before the footer, where no reader of Parquet looks
+_TAIL = 65536  # bytes that are read at once, as pyarrow does
 DAMAGE = (pyarrow.ArrowException, OSError, ValueError)
 _LOG = logging.getLogger(__name__)
 
@@ -89,9 +94,9 @@ class Facts(NamedTuple):
 
 def facts(place: Location, whose: Ids) -> Facts:
     """Return what a file says of itself; raises ValueError for one that is not of this database's history."""
-    with store.opened(place) as file:
+    with store.opened(place) as source:
         try:
-            metadata = parquet.read_schema(file).metadata or {}
+            metadata = _file(source).metadata.metadata or {}
         except DAMAGE:
             raise ValueError("damaged, or not a Parquet file") from None
     said = {
@@ -118,15 +123,17 @@ def reason(problem: Exception) -> str:
     return (problem.strerror if isinstance(problem, OSError) else None) or " ".join(str(problem).split())
 
 
-def writer_of(file: BinaryIO, whose: Ids, at: datetime.datetime) -> parquet.ParquetWriter:
-    """Return a writer for the rows of one snapshot, taken at that time."""
+def writer_of(
+    file: BinaryIO, whose: Ids, at: datetime.datetime
+) -> contextlib.AbstractContextManager[parquet.ParquetWriter]:
+    """Return a writer, to be used in a ``with``, for the rows of one snapshot, taken at that time."""
     return _writer(file, SCHEMA, _signed(whose, at))
 
 
 def writer_of_month(
     file: BinaryIO, whose: Ids, at: datetime.datetime, members: Sequence[Member], replaces: Collection[str]
-) -> parquet.ParquetWriter:
-    """Return a writer for the rows of many snapshots, with the column ``member``: the number of the snapshot."""
+) -> contextlib.AbstractContextManager[parquet.ParquetWriter]:
+    """Return a writer like that of ``writer_of`` for many snapshots, whose number is the column ``member``."""
     metadata = {
         **_signed(whose, at),
         "pgrunbooks.members": json.dumps([(it.name, it.at.isoformat()) for it in members]),
@@ -144,8 +151,31 @@ def _signed(whose: Ids, at: datetime.datetime) -> dict[str, str]:
     }
 
 
-def _writer(file: BinaryIO, schema: pyarrow.Schema, metadata: dict[str, str]) -> parquet.ParquetWriter:
-    return parquet.ParquetWriter(file, schema.with_metadata(metadata), compression="zstd", write_page_checksum=True)
+@contextlib.contextmanager
+def _writer(file: BinaryIO, schema: pyarrow.Schema, metadata: dict[str, str]) -> Iterator[parquet.ParquetWriter]:
+    schema = schema.with_metadata(metadata)
+    with parquet.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
+        yield writer
+    _, footer = _seal_and_footer(file)
+    file.seek(-len(footer), os.SEEK_END)
+    file.write(_SEAL + _checksum(footer) + footer)
+
+
+def _seal_and_footer(file: BinaryIO) -> tuple[bytes, bytes]:
+    """Return the bytes of the footer and those that may be its seal; anything where the file is no Parquet file."""
+    start = max(file.seek(0, os.SEEK_END) - _TAIL, 0)
+    file.seek(start)
+    tail = file.read()
+    size = int.from_bytes(tail[-8:-4], "little") + 8
+    if size + 8 > len(tail) and start:
+        start = max(start + len(tail) - size - 8, 0)
+        file.seek(start)
+        tail = file.read()
+    return tail[-size - 8 : -size], tail[-size:]
+
+
+def _checksum(footer: bytes) -> bytes:
+    return zlib.crc32(footer).to_bytes(4, "little")
 
 
 def is_whole(place: Location) -> bool:
@@ -188,7 +218,16 @@ def parts(
 
 
 def _file(source: BinaryIO) -> parquet.ParquetFile:
-    return parquet.ParquetFile(source, page_checksum_verification=True)
+    """Return a file to read from. Raises one of ``DAMAGE`` where its footer is not what was written."""
+    seal, footer = _seal_and_footer(source)
+    is_sealed = seal == _SEAL + _checksum(footer)
+    if seal.startswith(_SEAL) and not is_sealed:
+        raise ValueError("damaged: its footer was changed")
+    file = parquet.ParquetFile(source, page_checksum_verification=True)
+    version = (file.metadata.metadata or {}).get(b"pgrunbooks.schema_version", b"0")
+    if int(version) in _SEALED and not is_sealed:
+        raise ValueError("damaged: its seal was changed")
+    return file
 
 
 def _plain(table: pyarrow.Table) -> pyarrow.Table:
