@@ -1,7 +1,10 @@
 """The store: the same history in a folder, in memory and in an object store; what goes wrong there is one clear line."""
 
+import contextlib
 import datetime
+import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -13,7 +16,7 @@ from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
 from pgrunbooks import filing, growth, history, store
-from pgrunbooks.errors import ConfigurationError, RunbookError
+from pgrunbooks.errors import ConfigurationError, HistoryError
 from pgrunbooks.session import open_session
 from pgrunbooks.targets import Target
 
@@ -117,6 +120,18 @@ class TestAHistory:
         assert len(store.names(place)) == 2
 
 
+def connections(server):
+    """Return how many were made to a socket where nobody took them."""
+    server.setblocking(False)
+    with contextlib.ExitStack() as taken:
+        for count in range(99):
+            try:
+                taken.enter_context(server.accept()[0])
+            except BlockingIOError:
+                return count
+    return 99
+
+
 class TestAStoreThatCannotBeUsed:
     def refused(self, session, folder, kind):
         S3FileSystem.clear_instance_cache()  # so that the environment is read anew
@@ -145,7 +160,7 @@ class TestAStoreThatCannotBeUsed:
 
     def test_is_one_that_does_not_answer(self, session, bucket, free_port, monkeypatch):
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port}")
-        said = self.refused(session, f"{bucket}-silent", RunbookError)
+        said = self.refused(session, f"{bucket}-silent", HistoryError)
         assert "the store of the history cannot be reached" in said
 
     def test_is_not_shown_with_its_password(self):
@@ -167,6 +182,31 @@ class TestTheCommand:
         assert (wrong.returncode, silent.returncode, whole.returncode) == (64, 3, 0)
         assert [it.stderr.count("\n") for it in (wrong, silent, whole)] == [1, 1, 0]
         assert whole.stdout.startswith("s3://team/history/")
+
+    def test_gives_up_soon_where_nobody_answers_and_a_check_goes_on_without(self, bucket):
+        """Somebody takes the connections of each command and says nothing."""
+
+        def start(silent, *arguments):
+            url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+            environment = {**os.environ, "PGRUNBOOKS_HISTORY": bucket, "AWS_ENDPOINT_URL": url}
+            command = [sys.executable, "-m", "pgrunbooks", *arguments, "--target", "sandbox"]
+            return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+        with (
+            socket.create_server(("127.0.0.1", 0), backlog=99) as mute,
+            socket.create_server(("127.0.0.1", 0), backlog=99) as silent,
+            start(mute, "snapshot") as snapshot,
+            start(silent, "check", "queries", "growth", "--json") as check,
+        ):
+            said, errors = check.communicate(timeout=60)
+            assert snapshot.communicate(timeout=60)[1].count("\n") == 1
+            asked = connections(silent)
+        assert (snapshot.returncode, check.returncode in (0, 1, 2)) == (3, True), errors
+        outcomes = {it["code"]: it for it in json.loads(said)["checks"]}
+        for code in ("temp-file-spill", "growth-anomaly"):
+            assert outcomes[code]["outcome"] == "skipped"
+            assert "the store of the history cannot be reached" in outcomes[code]["reason"]
+        assert asked == 2  # for the first check that looks back, once more, and never again
 
     def test_takes_the_store_from_the_targets_file(self, bucket, tmp_path):
         targets = tmp_path / "targets.yml"

@@ -9,6 +9,7 @@ import psycopg
 from pgrunbooks import filing
 from pgrunbooks.check import Skip
 from pgrunbooks.display import duration, size
+from pgrunbooks.errors import HistoryError
 from pgrunbooks.session import Session, refused
 
 # What a role may see differs from one to the next, so each is a statement of its own.
@@ -78,7 +79,10 @@ def _growth(session: Session) -> str | None:
         return None
     from pgrunbooks import growth, history  # half a second of Parquet, for those who keep a history
 
-    known = growth.database_sizes(history.snapshots(session)[0])
+    try:
+        known = growth.database_sizes(history.snapshots(session)[0])
+    except HistoryError as error:
+        return str(error)
     if len(known) < 2:
         return None
     span_s = (known[-1]["taken_at"] - known[0]["taken_at"]).total_seconds()

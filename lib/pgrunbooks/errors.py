@@ -27,6 +27,10 @@ class ConnectionLostError(RunbookError):
     """The target went away while it was being asked."""
 
 
+class HistoryError(RunbookError):
+    """The store of the history cannot be reached, or does not answer."""
+
+
 class SandboxError(RunbookError):
     """The embedded PostgreSQL cannot be made, started or found."""
 

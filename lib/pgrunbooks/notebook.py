@@ -14,7 +14,7 @@ from pgrunbooks import filing
 from pgrunbooks.check import Check, Skip, rules
 from pgrunbooks.checks._indexes import name as name_of
 from pgrunbooks.display import BUNDLE, table
-from pgrunbooks.errors import ConfigurationError, ConnectionLostError, RunbookError
+from pgrunbooks.errors import ConfigurationError, ConnectionLostError, HistoryError, RunbookError
 from pgrunbooks.masking import mask
 from pgrunbooks.plans import Plans, plans
 from pgrunbooks.session import Session, open_session
@@ -185,7 +185,10 @@ def _workload(session: Session) -> Workload | Skip:
         return read_workload(session)
     from pgrunbooks import history  # a quarter of a second of Parquet, for those who keep a history
 
-    return history.workload_since(session)
+    try:
+        return history.workload_since(session)
+    except HistoryError:  # the verdict names it; over_s says what is counted instead
+        return read_workload(session)
 
 
 def removable_indexes(verdict: Verdict) -> pandas.DataFrame:

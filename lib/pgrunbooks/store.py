@@ -7,6 +7,7 @@ fsynced and then named; elsewhere it is one PUT under a name that nobody else ta
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import re
 import secrets
@@ -18,17 +19,19 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, TypeVar
 from urllib.parse import unquote
 
-from pgrunbooks.errors import ConfigurationError, RunbookError
+from pgrunbooks.errors import ConfigurationError, HistoryError, RunbookError
 
 Location: TypeAlias = Path | str  # of a folder or a file; a text is a URL
 T = TypeVar("T")
 R = TypeVar("R")
 _ABANDONED_S = 3600.0
 _AT_ONCE = 16  # requests; each waits for the network far longer than it works
-# An object store that does not answer must not hold up the page of an incident.
+# An object store that does not answer must not hold up the page of an incident; an answer is asked for twice.
 _PATIENCE: dict[str, dict[str, Any]] = {
-    "s3": {"config_kwargs": {"connect_timeout": 5, "read_timeout": 10, "retries": {"max_attempts": 1}}}
+    "s3": {"config_kwargs": {"connect_timeout": 5, "read_timeout": 5, "retries": {"max_attempts": 1}}}
 }
+_SILENT_S = 60.0  # a store that did not answer is not asked again for so long
+_PUT_S, _PUT_BYTES_A_S = 8.0, 50_000  # s3 waits without end to be told that it may send
 
 
 def location(text: str) -> Location:
@@ -52,7 +55,7 @@ def shown(place: Location) -> str:
 def names(folder: Location) -> list[str]:
     """Return the names of the Parquet files in a folder, sorted; none where there is no such folder.
 
-    Raises RunbookError where the store cannot be reached, ConfigurationError where it refuses or is none.
+    Raises HistoryError where the store cannot be reached, ConfigurationError where it refuses or is none.
     """
     if isinstance(folder, Path):
         found = [path.name for path in folder.glob("*.parquet")]
@@ -89,7 +92,9 @@ def put(folder: Location, stem: str, write: Callable[[BinaryIO], None]) -> Locat
         write(file)
         file.seek(0)
         with _reached(place) as (files, path):
-            files.pipe_file(path, file.read())
+            content = file.read()
+            limit = {"timeout": _PUT_S + len(content) / _PUT_BYTES_A_S} if files.async_impl else {}
+            files.pipe_file(path, content, **limit)
     return place
 
 
@@ -172,11 +177,15 @@ def _reached(url: str, *, is_read: bool = False) -> Iterator[tuple[Any, str]]:
     from fsspec.core import url_to_fs  # a tenth of a second, for those who keep their history elsewhere
 
     try:
-        files, path = url_to_fs(url, **_PATIENCE.get(url.partition("://")[0], {}))
+        # a copy, since s3fs writes into it, and fsspec then takes the next request for that of another store
+        files, path = url_to_fs(url, **copy.deepcopy(_PATIENCE.get(url.partition("://")[0], {})))
     except (ValueError, ImportError) as error:
         raise ConfigurationError(f"{shown(url)}: no store for a history: {_line(error)}") from None
     if hasattr(files, "retries"):
         files.retries = 1  # s3fs: five, each of which botocore repeats
+    silent = getattr(files, "silent", None)  # fsspec keeps the object for the next request
+    if silent and time.monotonic() - silent[0] < _SILENT_S:
+        raise HistoryError(silent[1])
     try:
         yield files, path
     except RunbookError:
@@ -184,7 +193,10 @@ def _reached(url: str, *, is_read: bool = False) -> Iterator[tuple[Any, str]]:
     except Exception as error:  # each driver raises whatever its library raises
         if is_read and _tells_of_content(error):
             raise
-        raise _refusal(error, url) from None
+        refusal = _refusal(error, url)
+        if isinstance(refusal, HistoryError):
+            files.silent = time.monotonic(), str(refusal)
+        raise refusal from None
 
 
 def _tells_of_content(error: Exception) -> bool:
@@ -197,10 +209,12 @@ def _refusal(error: Exception, url: str) -> RunbookError:
     is_setting = (
         isinstance(error, (FileNotFoundError, PermissionError, ValueError)) or "Credentials" in type(error).__name__
     )
-    kind = ConfigurationError if is_setting else RunbookError
+    kind = ConfigurationError if is_setting else HistoryError
     what = "refuses" if is_setting else "cannot be reached"
     return kind(f"{shown(url)}: the store of the history {what}: {_line(error)}")
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    silence = "it does not answer" if isinstance(error, TimeoutError) else type(error).__name__
+    said = re.sub(r"\?[^\s\"]*", "", str(error))  # what was asked of a URL, in its own code
+    return " ".join(said.split()) or silence

@@ -17,7 +17,7 @@ from psycopg import errors as pg
 from pgrunbooks import filing
 from pgrunbooks.check import SEVERITIES, Check, Context, Finding, Outcome, Remedy, Rows, Since, Skip, registry
 from pgrunbooks.display import card, duration, plain, size
-from pgrunbooks.errors import ConfigurationError, ConnectionLostError, RunbookError
+from pgrunbooks.errors import ConfigurationError, ConnectionLostError, HistoryError, RunbookError
 from pgrunbooks.masking import mask
 from pgrunbooks.session import Cost, Server, Session, open_session, pooler_rows, refused
 from pgrunbooks.targets import Target
@@ -278,6 +278,8 @@ class _Run:
                 answers = list(self._answers(check))
                 findings = [_stamped(it, check) for it in answers if isinstance(it, Finding)]
                 skip = next((it for it in answers if isinstance(it, Skip)), None)
+            except HistoryError as error:
+                skip = Skip(str(error))
             except ConnectionLostError as error:
                 failure = self.lost = str(error)
             except pg.QueryCanceled:
@@ -310,9 +312,14 @@ class _Run:
             rows = [_masked(row, self.show_literals) for row in deeper]
         self.rows[check.code] = rows
         standbys = self._standbys(sql) if check.asks_standbys else {}
-        since = self._since() if check.since_snapshot else None
+        since, unknown = None, []
+        if check.since_snapshot:
+            try:
+                since = self._since()
+            except HistoryError as error:
+                unknown = [Skip(str(error))]  # what can be told without the history is told all the same
         context = Context(self.session.server, self.session.target, tuple(self.outcomes), since, standbys)
-        return check.judge(rows, limits, context)
+        return [*unknown, *check.judge(rows, limits, context)]
 
     def _measure(self, check: Check, sql: str) -> Iterator[Mapping[str, Any]]:
         if check.asks_pooler:
@@ -334,11 +341,12 @@ class _Run:
 
     def _since(self) -> Since | None:
         if not self._history:
-            self._history.append(None)
+            since = None
             if filing.has_history(self.session):
                 from pgrunbooks import history  # Parquet is for those who keep a history
 
-                self._history[0] = history.since(self.session)
+                since = history.since(self.session)
+            self._history.append(since)
         return self._history[0]
 
     def _standbys(self, sql: str) -> dict[str, Rows | None]:
