@@ -13,6 +13,7 @@ import pytest
 from pyarrow import parquet
 
 from pgrunbooks import growth, history, months
+from pgrunbooks.archive import records
 from pgrunbooks.session import open_session
 from pgrunbooks.targets import Keep, Target
 
@@ -275,6 +276,21 @@ class Worker:
             return self.process.stdout.read().split()
 
 
+STEP = """
+import datetime, os, signal, sys
+from pathlib import Path
+from pgrunbooks import months, store
+place, identifier, database, at, step = sys.argv[1:]
+module = store if hasattr(store, step) else os
+do = getattr(module, step)
+def die_of_it(*arguments):
+    do(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(module, step, die_of_it)
+months.tidy(Path(place), (identifier, database), datetime.datetime.fromisoformat(at))
+"""
+
+
 class TestAKill:
     def clean(self, kept):
         """Let an hour pass for what was left unfinished, as the next runs would find it."""
@@ -300,6 +316,42 @@ class TestAKill:
         assert [name for name in kept.names() if name.startswith(("202610", "."))] in (
             ["202610-0001-all.parquet"], ["202610-0002-all.parquet"]
         )  # fmt: skip
+
+    @pytest.mark.parametrize(("step", "at"), [("fsync", NOVEMBER), ("link", NOVEMBER), ("remove", NOVEMBER + DAY)])
+    def test_at_each_step_of_a_compaction_leaves_the_next_one_clean(self, kept, step, at):
+        """The month is written, then named; a day later the first of the files that it replaces is gone."""
+        for day in range(3):
+            kept.take(OCTOBER + day * DAY)
+        before = kept.content()
+        if at > NOVEMBER:
+            kept.tidy(NOVEMBER)
+        command = [sys.executable, "-c", STEP, str(kept.place), *kept.whose, at.isoformat(), step]
+        assert subprocess.run(command, check=False, timeout=60).returncode == -signal.SIGKILL
+        assert (kept.content(), len(kept.names())) == (before, {"fsync": 4, "link": 5, "remove": 3}[step])
+        self.clean(kept)
+        kept.take(at + DAY)
+        kept.take(at + 2 * DAY)
+        assert kept.content()[:3] == before
+        assert [it for it in kept.names() if it.startswith(("202610", "."))] == ["202610-0001-all.parquet"]
+
+    def test_in_the_middle_of_the_growth_report_keeps_its_snapshot(self, kept, empty_database, tmp_path, monkeypatch):
+        (tmp_path / "targets.yml").write_text(f"targets: {{ours: {{dsn: '{empty_database}'}}}}\n")
+        monkeypatch.setenv("PGRUNBOOKS_TARGETS", str(tmp_path / "targets.yml"))
+        monkeypatch.setenv("PGRUNBOOKS_HISTORY", str(kept.folder))
+        out = tmp_path / "records"
+        command = [sys.executable, "-m", "pgrunbooks", "run", "growth_report", "--target", "ours", "--out", str(out)]
+        with subprocess.Popen(command) as killed:
+            deadline = time.monotonic() + 60
+            while not kept.taken():
+                assert killed.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            killed.kill()
+        (first,) = kept.content()
+        assert list(records(out)) == []
+        assert subprocess.run(command, check=False, timeout=100, capture_output=True).returncode == 0
+        assert kept.content()[0] == first
+        assert (len(kept.taken()), len(list(records(out)))) == (2, 1)
 
     def test_in_the_middle_of_a_snapshot_or_a_report_loses_nothing(self, kept, empty_database):
         chance = random.Random(6)
