@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import boto3
 import psycopg
@@ -16,7 +17,9 @@ from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
 from pgrunbooks import filing, growth, history, store
+from pgrunbooks.disk import uses
 from pgrunbooks.errors import ConfigurationError, HistoryError
+from pgrunbooks.notebook import slow_statements
 from pgrunbooks.session import open_session
 from pgrunbooks.targets import Target
 
@@ -162,6 +165,20 @@ class TestAStoreThatCannotBeUsed:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port}")
         said = self.refused(session, f"{bucket}-silent", HistoryError)
         assert "the store of the history cannot be reached" in said
+
+    def test_is_left_out_of_what_the_disk_is_used_for_and_of_the_slow_statements(
+        self, session, bucket, free_port, monkeypatch, tmp_path
+    ):
+        def asked(folder):
+            monkeypatch.setenv("PGRUNBOOKS_HISTORY", str(folder))
+            notes = [row["note"] for row in uses(session) if row["what"] == f"database {session.server.database}"]
+            return notes, list(slow_statements(SimpleNamespace(session=session)).columns)
+
+        S3FileSystem.clear_instance_cache()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port}")
+        (note,), columns = asked(f"{bucket}-left-out")
+        assert "the store of the history cannot be reached" in note
+        assert columns == asked(tmp_path)[1]
 
     def test_is_not_shown_with_its_password(self):
         assert store.shown("sftp://us:secret@host/folder") == "sftp://host/folder"
