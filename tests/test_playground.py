@@ -6,7 +6,7 @@ import pytest
 
 from pgrunbooks import sample_data
 from pgrunbooks.errors import ConfigurationError, SandboxError
-from pgrunbooks.history import database_sizes
+from pgrunbooks.growth import database_sizes
 from pgrunbooks.playground import Past, Playground, shop
 from pgrunbooks.sandbox import default_sandbox
 

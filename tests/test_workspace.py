@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from pgrunbooks.errors import ConfigurationError
-from pgrunbooks.record import runbooks, shipped
+from pgrunbooks.record import runbooks
 from pgrunbooks.targets import load_history, load_schedule, load_target
-from pgrunbooks.workspace import make_workspace, new_check, new_runbook
+from pgrunbooks.workspace import make_workspace, new_check, new_runbook, shipped
 
 ROOT = Path(__file__).parents[1]
 OWN = [
@@ -68,7 +68,7 @@ def run(python, *arguments, cwd):
 
 def test_a_checkout_and_a_wheel_ship_the_same_notebooks(installed, tmp_path):
     code = (
-        "import json, pgrunbooks.record as r; print(json.dumps([str(r.shipped('runbooks')), r.__file__,"
+        "import json, pgrunbooks.workspace as r; print(json.dumps([str(r.shipped('runbooks')), r.__file__,"
         " sorted(f'{f}/{p.name}' for f in ('runbooks', 'notebooks') for p in r.shipped(f).glob('[!.]*.*'))]))"
     )
     output = subprocess.run([installed, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path).stdout

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from lab_server import TOKEN, Lab, running_lab
 from pgrunbooks.drills import drills
-from pgrunbooks.sandbox import Sandbox
+from pgrunbooks.sandbox import Sandbox, temporary_sandbox
 from pgrunbooks.workspace import make_workspace
 
 CHROMIUM = Path(os.environ.get("PGRUNBOOKS_TEST_CHROMIUM", "/usr/bin/chromium"))
@@ -25,6 +25,13 @@ OUTPUT = Path(__file__).parents[2] / "test-output"
 DRILL = drills()["ddl-lock-queue"]
 
 expect.set_options(timeout=30_000)
+
+
+@pytest.fixture(scope="session")
+def newest() -> Iterator[Sandbox]:
+    """Return a server of this folder's own, since what is open in JupyterLab stays connected."""
+    with temporary_sandbox() as sandbox:
+        yield sandbox
 
 
 @pytest.fixture(scope="session")

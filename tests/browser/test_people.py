@@ -27,6 +27,8 @@ def run_cell(panel, source, text=None):
 
 def test_a_practice_incident_is_named_and_healed_by_typing(page, open_card, shoot):
     panel = open_card(page, "Practise 1 first pages")
+    page.get_by_role("menuitem", name="Edit", exact=True).click()
+    page.locator(".lm-Menu").get_by_text("Clear Outputs of All Cells", exact=True).click()  # and their numbers
     run_cell(panel, "target: str")
     run_cell(panel, "from pgrunbooks import pager")
     expect(run_cell(panel, "pager.ring(1)")).to_contain_text("Page 1")
