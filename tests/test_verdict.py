@@ -238,7 +238,10 @@ def test_the_workload_of_the_shop_is_no_incident(server):
 def test_a_session_that_is_gone_leaves_no_session_of_ours(server):
     diagnose(server)
     with server.connect() as connection:
-        ours = "select count(*) = 0 from pg_stat_activity where application_name = 'pgrunbooks'"
+        ours = (
+            "select count(*) = 0 from pg_stat_activity"
+            " where application_name = 'pgrunbooks' and datname = current_database()"
+        )
         wait_until(connection, ours, seconds=5)
 
 

@@ -13,7 +13,7 @@ TABLE = "shop.events_default"
 def fault(sandbox: Sandbox) -> Iterator[Incident]:
     """Insert events of a time that only the default partition takes, and take them out again."""
     with Actors(sandbox) as stage:
-        stage.heal(f"truncate {TABLE}")
+        stage.heal(f"truncate {TABLE}", "select pg_stat_force_next_flush()")
         stage.watcher.execute(
             "insert into shop.events (session_id, kind, url_path, occurred_at)"
             " select pg_catalog.gen_random_uuid(), 'page_view', '/', now() + interval '30 years'"
