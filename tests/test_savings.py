@@ -56,7 +56,8 @@ def test_compression_is_no_more_than_a_bound(year, session, rows):
         "select pg_total_relation_size(reltoastrelid) as bytes from pg_class where oid = 'documents'::regclass"
     )
     row = rows["compress", "public.documents"]
-    assert (row["won_bytes"], row["goes_to"]) == (size["bytes"], "disk, at most")
+    a_page_or_two = 3 * 8192  # autovacuum may have come by since the snapshot
+    assert (row["won_bytes"], row["goes_to"]) == (pytest.approx(size["bytes"], abs=a_page_or_two), "disk, at most")
     assert row["statement"] == "alter table public.documents alter column body set storage extended;"
 
 
