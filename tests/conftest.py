@@ -255,17 +255,20 @@ class Year:
 
 
 @pytest.fixture(scope="session")
-def year(newest: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Year]:
-    """Return the past of a database with 15 snapshots, the last two a week apart; nobody may change it."""
+def year(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Year]:
+    """Return the past of a database with 15 snapshots, the last two a week apart; nobody may change it.
+
+    It has a server of its own, since drills restart the shared ones.
+    """
     folder = tmp_path_factory.mktemp("year")
-    with newest.connect("postgres") as dba:
-        dba.execute("create database a_year")
-        try:
-            target = Target(name="tested", dsn=newest.url("a_year"))
-            with newest.connect("a_year") as owner, open_session(target) as session:
-                yield _lived(owner, session, folder)
-        finally:
-            dba.execute("drop database a_year with (force)")
+    with temporary_sandbox(sample=False) as server:
+        with server.connect("postgres") as dba:
+            dba.execute("alter system set autovacuum = off")  # sizes are compared to the byte
+            dba.execute("select pg_reload_conf()")
+            dba.execute("create database a_year")
+        target = Target(name="tested", dsn=server.url("a_year"))
+        with server.connect("a_year") as owner, open_session(target) as session:
+            yield _lived(owner, session, folder)
 
 
 def _lived(owner: psycopg.Connection, session: Session, folder: Path) -> Year:
