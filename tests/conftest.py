@@ -134,6 +134,25 @@ def remember(server: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return remember
 
 
+@pytest.fixture
+def own(empty_database):
+    """Return a database of one's own with one table: a writer's connection and a session."""
+    target = Target(name="tested", dsn=empty_database)
+    with psycopg.connect(empty_database, autocommit=True) as owner, open_session(target) as session:
+        owner.execute("create table visits (id bigint generated always as identity primary key, note text)")
+        yield owner, session
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "history"
+
+
+def visit(owner, rows):
+    owner.execute("insert into visits (note) select repeat('x', 500) from generate_series(1, %s)", [rows])
+    owner.execute("select pg_stat_force_next_flush()")
+
+
 @contextlib.contextmanager
 def pgbench(sandbox: Sandbox, seconds: int = 60) -> Iterator[subprocess.Popen[bytes]]:
     """Keep a server busy with 16 clients of pgbench on one small scale, which block each other all the time."""

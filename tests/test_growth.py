@@ -2,34 +2,13 @@
 
 import datetime
 
-import psycopg
 import pytest
 
+from conftest import visit
 from pgrunbooks import growth, history
-from pgrunbooks.session import open_session
-from pgrunbooks.targets import Target
 
 MONDAY = datetime.datetime(2026, 11, 2, 6, tzinfo=datetime.UTC)
 DAY, HOUR = datetime.timedelta(days=1), datetime.timedelta(hours=1)
-
-
-@pytest.fixture
-def own(empty_database):
-    """Return a database of one's own with one table: a writer's connection and a session."""
-    target = Target(name="tested", dsn=empty_database)
-    with psycopg.connect(empty_database, autocommit=True) as owner, open_session(target) as session:
-        owner.execute("create table visits (id bigint generated always as identity primary key, note text)")
-        yield owner, session
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "history"
-
-
-def visit(owner, rows):
-    owner.execute("insert into visits (note) select repeat('x', 500) from generate_series(1, %s)", [rows])
-    owner.execute("select pg_stat_force_next_flush()")
 
 
 @pytest.fixture

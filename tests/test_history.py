@@ -9,12 +9,12 @@ import sys
 import threading
 from pathlib import Path
 
-import psycopg
 import pyarrow
 import pytest
 from click.testing import CliRunner
 from pyarrow import parquet
 
+from conftest import visit
 from pgrunbooks import growth, history, sizes
 from pgrunbooks.cli import main
 from pgrunbooks.errors import ConfigurationError, RunbookError
@@ -35,23 +35,6 @@ def session_on(url):
 def session(server):
     with session_on(server.url()) as session:
         yield session
-
-
-@pytest.fixture
-def own(empty_database):
-    """Return a database of one's own with one table: a writer's connection and a session."""
-    with psycopg.connect(empty_database, autocommit=True) as owner, session_on(empty_database) as session:
-        owner.execute("create table visits (id bigint generated always as identity primary key, note text)")
-        yield owner, session
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "history"
-
-
-def visit(owner, rows):
-    owner.execute("insert into visits (note) select repeat('x', 500) from generate_series(1, %s)", [rows])
 
 
 class TestASnapshot:

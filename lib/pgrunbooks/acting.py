@@ -18,7 +18,7 @@ import psycopg
 from IPython.display import DisplayHandle
 
 from pgrunbooks.checks._sessions import SQL, Row, behind, count, label
-from pgrunbooks.display import TABLE_WIDTH, cut, duration, printable, templates, when
+from pgrunbooks.display import TABLE_WIDTH, Sentence, cut, duration, printable, templates, when
 from pgrunbooks.errors import ConfigurationError, RunbookError
 from pgrunbooks.jupyterlab import workspace
 from pgrunbooks.masking import mask
@@ -206,15 +206,13 @@ def form(runbook: Runbook, verdict: Verdict) -> Any:
     """
     target = runbook.session.target
     if not target.allow_actions:
-        return _Sentence(f"The target {target.name} allows no actions; in its targets.yml, allow_actions: true would.")
+        return Sentence(f"The target {target.name} allows no actions; in its targets.yml, allow_actions: true would.")
     if not (pids := roots(verdict)):
-        return _Sentence("The verdict names no session to end.")
+        return Sentence("The verdict names no session to end.")
     try:
         import ipywidgets
     except ImportError:
-        return _Sentence(
-            "The form needs ipywidgets, which the extra 'lab' installs. The statements are in the verdict."
-        )
+        return Sentence("The form needs ipywidgets, which the extra 'lab' installs. The statements are in the verdict.")
     session = runbook.session
     who = ipywidgets.Dropdown(options=pids, description="session")
     action = ipywidgets.ToggleButtons(options=["terminate"])
@@ -223,7 +221,7 @@ def form(runbook: Runbook, verdict: Verdict) -> Any:
     button = ipywidgets.Button(description="Do it", button_style="danger", disabled=True)
     again = ipywidgets.Button(description="Look again", icon="refresh")
     done = DisplayHandle()
-    done.display(_Sentence("Nothing has been done from this page."))
+    done.display(Sentence("Nothing has been done from this page."))
     subject: Subject | None = None
 
     def refresh(*_: object) -> None:
@@ -271,14 +269,6 @@ def form(runbook: Runbook, verdict: Verdict) -> Any:
 def _html(lines: Sequence[str], query: str = "") -> str:
     page = "{% for line in lines %}<div>{{ line }}</div>{% endfor %}{% if query %}<code>{{ query }}</code>{% endif %}"
     return templates().from_string(page).render(lines=lines, query=query)
-
-
-@dataclass(frozen=True)
-class _Sentence:
-    text: str
-
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        return {"text/html": _html([self.text]), "text/plain": printable(self.text)}
 
 
 # ---- the record --------------------------------------------------------------------------------------------------

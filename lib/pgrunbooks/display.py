@@ -360,6 +360,17 @@ def templates() -> Environment:
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence as a cell's output, where there is nothing else to show."""
+
+    text: str
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        html = templates().from_string("<p>{{ text }}</p>").render(text=self.text)
+        return {"text/html": html, "text/plain": printable(self.text)}
+
+
 def card(document: Document, *, owner: str | None = None, cost: str | None = None) -> str:
     """Return the verdict as an HTML fragment with its own style; ``cost`` is what the run cost the server, in words."""
     return _card(document, "card", owner, cost).strip()

@@ -15,7 +15,7 @@ from pgrunbooks.advice import Drop, what_if_dropped
 from pgrunbooks.advice.advisor import Study, kept_study
 from pgrunbooks.advice.statement import read_index
 from pgrunbooks.check import Finding, Remedy, Rows, Skip
-from pgrunbooks.display import FILES, cut, duration, printable, size, table, templates
+from pgrunbooks.display import FILES, Sentence, cut, duration, printable, size, table, templates
 from pgrunbooks.errors import LabError, RunbookError
 from pgrunbooks.lab import Index
 from pgrunbooks.masking import mask
@@ -223,14 +223,14 @@ def _trial(it: Study, index: Index, start: float) -> Trial:
     return Trial(index, gain, it.write_share(index), it.costs.sizes[index], changed, time.monotonic() - start)
 
 
-def try_drop(runbook: Runbook, name: str) -> Answer:
+def try_drop(runbook: Runbook, name: str) -> Sentence:
     """Return in one line what the lab says of the workload without an index, named with its schema.
 
     Raises RunbookError where there is no such index or the lab cannot be had.
     """
     if not runbook.session.rows(_IS_INDEX, {"name": name}):
         raise LabError(f"there is no index {name} here")
-    return Answer(f"{name}: {_proofs(runbook.session, [name])[name]}.")
+    return Sentence(f"{name}: {_proofs(runbook.session, [name])[name]}.")
 
 
 def enable_trials(runbook: Runbook) -> None:
@@ -250,7 +250,7 @@ def form(runbook: Runbook, statement: str) -> Any:
     try:
         import ipywidgets
     except ImportError:
-        return Answer("The form needs ipywidgets, which the extra 'lab' installs; %%whatif does the same.")
+        return Sentence("The form needs ipywidgets, which the extra 'lab' installs; %%whatif does the same.")
     text = ipywidgets.Textarea(value=statement, layout=ipywidgets.Layout(width="100%", height="4.5em"))
     button = ipywidgets.Button(description="What if?", button_style="primary")
     output = ipywidgets.Output()
@@ -264,21 +264,10 @@ def form(runbook: Runbook, statement: str) -> Any:
     return ipywidgets.VBox([text, button, output])
 
 
-@dataclass(frozen=True)
-class Answer:
-    """One sentence of the workbench, where there is no more to show."""
-
-    sentence: str
-
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        html = templates().from_string("<p>{{ sentence }}</p>").render(sentence=self.sentence)
-        return {"text/html": html, "text/plain": printable(self.sentence)}
-
-
-def _tried(runbook: Runbook, statement: str) -> Trial | Answer:
+def _tried(runbook: Runbook, statement: str) -> Trial | Sentence:
     """Return a trial, or in one line why there is none: a typing mistake is no traceback."""
     drop = _DROP.fullmatch(statement.strip())
     try:
         return try_drop(runbook, drop[1]) if drop else try_index(runbook, statement)
     except RunbookError as error:
-        return Answer(str(error))
+        return Sentence(str(error))
