@@ -7,22 +7,17 @@ import contextlib
 import datetime
 import errno
 import json
-import logging
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nbformat
-from jupyter_client.manager import AsyncKernelManager
-from jupyter_client.utils import run_sync
-
+from pgrunbooks import execution
 from pgrunbooks.archive import STAMP, Record, check_incident, note_incident, records, with_first_seen, write_overview
 from pgrunbooks.display import BUNDLE, FILES
 from pgrunbooks.errors import ConfigurationError
@@ -31,8 +26,8 @@ from pgrunbooks.targets import Target, load_target
 from pgrunbooks.verdict import not_judged, utc_now
 from pgrunbooks.workspace import runbook_files
 
-_CELL_TIMEOUT_S = 300
-_PRELOADED = ["--HistoryManager.hist_file=:memory:", "--IPKernelApp.extra_extensions=sql", "--matplotlib=inline"]
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 
 @dataclass(frozen=True)
@@ -91,14 +86,13 @@ def execute(
     the_target = load_target(target)
     parameters = _parameters(runbook, {**given, "target": target, **({"database": database} if database else {})})
     started_at = utc_now()
-    with tempfile.TemporaryDirectory(prefix="pgrunbooks-") as aside:
-        notebook, problem = _run_papermill(runbook.path, Path(aside) / "notebook.ipynb", parameters, progress)
+    notebook, problem = execution.execute(runbook.path, parameters, progress=progress)
     document = _document(notebook, problem, runbook, the_target, parameters, started_at)
     return leave(notebook, document, out, owner=the_target.owner, began=started_at, incident=incident, html=html)
 
 
 def leave(
-    notebook: nbformat.NotebookNode,
+    notebook: NotebookNode,
     document: Mapping[str, Any],
     out: Path,
     *,
@@ -111,7 +105,7 @@ def leave(
     parent = out / document["target"]
     document = with_first_seen(document, (it.document for it in records(out, document["target"])))
     with _aside(parent) as aside:
-        _write(aside / "notebook.ipynb", nbformat.writes(notebook))
+        _write(aside / "notebook.ipynb", execution.text_of(notebook))
         _write(aside / "findings.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
         for file, text in _files(notebook).items():
             _write(aside / file, text)
@@ -126,11 +120,11 @@ def leave(
 
 def _read(path: Path) -> Runbook:
     try:
-        cells = nbformat.read(path, as_version=4).cells
-        question = next(cell.source for cell in cells if cell.cell_type == "markdown").splitlines()[0].lstrip("# ")
-        parameters = next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
-        return Runbook(path.stem, path, question, {it.name: it for it in _parameters_of(parameters)})
-    except (OSError, ValueError, SyntaxError, StopIteration, nbformat.ValidationError):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]  # nbformat takes a second to import
+        title = "".join(next(it["source"] for it in cells if it["cell_type"] == "markdown")).splitlines()[0]
+        source = "".join(next(it["source"] for it in cells if "parameters" in it["metadata"].get("tags", [])))
+        return Runbook(path.stem, path, title.lstrip("# "), {it.name: it for it in _parameters_of(source)})
+    except (OSError, ValueError, SyntaxError, StopIteration, LookupError, TypeError):
         raise ConfigurationError(
             f"{path}: is no runbook: needs a title, and a cell tagged 'parameters' with 'name: type = literal' lines"
         ) from None
@@ -168,64 +162,8 @@ def _typed(name: str, text: str, default: Any) -> Any:
     return text
 
 
-def _run_papermill(
-    source: Path, output: Path, parameters: Mapping[str, Any], progress: bool
-) -> tuple[nbformat.NotebookNode, str | None]:
-    """Execute a notebook; return it as far as it came, and what went wrong in one line."""
-    problem = None
-    with _kernel() as kernel:
-        import papermill  # a second, in which the kernel starts
-        from nbclient.exceptions import CellTimeoutError, DeadKernelError
-
-        logging.getLogger("papermill").setLevel(logging.CRITICAL)
-        try:
-            papermill.execute_notebook(
-                source,
-                output,
-                parameters=dict(parameters),
-                kernel_name=kernel.kernel_name,
-                km=kernel,
-                progress_bar=progress,
-                log_output=False,
-                request_save_on_cell_execute=False,  # a record appears whole: nobody reads it half way
-                execution_timeout=_CELL_TIMEOUT_S,
-            )
-        except papermill.PapermillExecutionError as error:
-            problem = f"{error.ename}: {error.evalue}".splitlines()[0]
-            if error.ename.endswith(("ConnectError", "ConnectionLostError")):
-                problem = error.evalue
-        except DeadKernelError:
-            problem = "the kernel died"
-        except CellTimeoutError:
-            problem = f"a cell took longer than {_CELL_TIMEOUT_S} s"
-    notebook = nbformat.read(output, as_version=4)
-    for key in ("input_path", "output_path"):  # the paths of this machine are nobody else's business
-        if key in notebook.metadata.get("papermill", {}):
-            notebook.metadata.papermill[key] = Path(notebook.metadata.papermill[key]).name
-    return notebook, problem
-
-
-@contextlib.contextmanager
-def _kernel() -> Iterator[AsyncKernelManager]:
-    """Yield a kernel that has begun to start, with what runbooks import, on sockets that only its owner can read.
-
-    They lie in a folder of the run's own: by default they lie in the current directory under fixed names, where two
-    runs at the same minute take each other's, and where a scheduler's directory may not be written to at all. What the
-    kernel itself writes to standard error, tracebacks of its sockets when it is shut down in mid reply, is left out
-    of the run's own, which is one line or none; what cells write is in the notebook.
-    """
-    with tempfile.TemporaryDirectory(prefix="pgrunbooks-") as folder:
-        kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(Path(folder) / "kernel"))
-        try:
-            run_sync(kernel.start_kernel)(extra_arguments=_PRELOADED, stderr=subprocess.DEVNULL)
-            yield kernel
-        finally:
-            if kernel.has_kernel:
-                run_sync(kernel.shutdown_kernel)()
-
-
 def _document(
-    notebook: nbformat.NotebookNode,
+    notebook: NotebookNode,
     problem: str | None,
     runbook: Runbook,
     target: Target,
@@ -243,18 +181,18 @@ def _document(
     return {**document, "parameters": dict(parameters)}
 
 
-def _bundles(notebook: nbformat.NotebookNode, kind: str = BUNDLE) -> list[nbformat.NotebookNode]:
+def _bundles(notebook: NotebookNode, kind: str = BUNDLE) -> list[NotebookNode]:
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     return [output for output in outputs if kind in output.get("data", {})]
 
 
-def _files(notebook: nbformat.NotebookNode) -> dict[str, str]:
+def _files(notebook: NotebookNode) -> dict[str, str]:
     """Return the SQL files that the cells left for the record, by name; a name that leads elsewhere is none."""
     files = {name: text for output in _bundles(notebook, FILES) for name, text in output.data[FILES].items()}
     return {name: text for name, text in files.items() if text and re.fullmatch(r"[a-z.]+\.sql", name)}
 
 
-def _cost(notebook: nbformat.NotebookNode) -> str | None:
+def _cost(notebook: NotebookNode) -> str | None:
     """Return what the run cost the server, which stands beside the findings that the notebook left."""
     return next((it.metadata.get(BUNDLE, {}).get("cost") for it in reversed(_bundles(notebook))), None)
 

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from nbformat import NotebookNode
-
 from pgrunbooks import display
 from pgrunbooks.display import BUNDLE
 
 if TYPE_CHECKING:
     from bs4 import Tag
+    from nbformat import NotebookNode
 
 SHOWN = ("text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain")
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -202,7 +201,7 @@ def _prepare(notebook: NotebookNode) -> tuple[str, NotebookNode]:
             cell.metadata["pgr"] = _code_view(cell, injected)
             for output in cell.outputs:
                 for kind in {"image/png", "image/jpeg", "image/svg+xml"} & set(output.get("data", ())):
-                    output.metadata.setdefault(kind, NotebookNode()).setdefault("alt", heading or "plot")
+                    output.metadata.setdefault(kind, {}).setdefault("alt", heading or "plot")
     return question, copied
 
 
@@ -224,7 +223,7 @@ def _hide_last_card(notebook: NotebookNode) -> None:
     for output in reversed(outputs):
         if '<section class="pgr ' in str(output.get("data", {}).get("text/html", "")):
             link = '<p><a href="#verdict">The verdict stands on top.</a></p>'
-            output.data = NotebookNode({"text/html": link})
+            output.data = {"text/html": link}
             return
 
 
