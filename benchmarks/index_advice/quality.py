@@ -35,6 +35,14 @@ from pgrunbooks.targets import Target
 from pgrunbooks.workload import Workload, read_workload
 
 PROGRAMS = Path("/usr/lib/postgresql/15/bin")
+SETTINGS = {
+    "autovacuum": "off",
+    "jit": "off",
+    "shared_preload_libraries": "pg_stat_statements, pg_qualstats",
+    "pg_qualstats.enabled": "off",  # but where the workload is observed: it would slow down what is timed
+    "pg_qualstats.sample_rate": "1",
+}
+OURS = ("pgrunbooks", "pgrunbooks, pg_qualstats")
 RESULTS = Path(__file__).parents[1] / "results" / "index_advice.md"
 BUDGETS = (0.05, 0.1, 0.2, None)  # of the size of the tables
 RUNS = 3
@@ -52,6 +60,8 @@ better. 'slower' are statements that took more than 20 % and 1 ms longer. 'MB' i
 what the advisor was told, and 'told' how its own estimate of the size relates to the truth.
 
 - **pgrunbooks**: `advise(session, gain={gain})` on the texts of pg_stat_statements, whose constants are gone.
+- **pgrunbooks, pg_qualstats**: the same on a server that has this extension, which keeps one real call of each: what the
+  others below are told about every call.
 - **greedy**: every plain btree of up to three columns that a statement names, by HypoPG, on the statements with their
   constants; the better of 'saves most' and 'saves most by byte'. It knows the true sizes and optimises 'estimated'
   itself; the time to learn the sizes is not counted.
@@ -59,7 +69,7 @@ what the advisor was told, and 'told' how its own estimate of the size relates t
   primary key. No advice of ours does that: `redundant-index` would want it dropped again.
 - **postgres-mcp**: its DTA ({mcp}, hash seed 0), on the SELECTs with their constants that it can read.
 
-Where another took more than its budget, or had none, a further row shows what pgrunbooks does with that many MB.
+Where another took more than its budget, or had none, further rows show what pgrunbooks does with that many MB.
 
 {workloads}
 Limits: one machine, one run; both workloads were visible while the advisor was written. A sandbox sorts text by bytes,
@@ -112,7 +122,7 @@ def main() -> None:
     arguments.add_argument("--only", choices=("mix", "tpch"), help="try one workload, and write nothing")
     options = arguments.parse_args()
     texts = []
-    with temporary_sandbox({"autovacuum": "off", "jit": "off"}, sample=False, programs=PROGRAMS) as sandbox:
+    with temporary_sandbox(SETTINGS, sample=False, programs=PROGRAMS) as sandbox:
         for name, load in (("tpch", tpch_of), ("mix", mixed)):
             if options.only not in (None, name):
                 continue
@@ -199,15 +209,15 @@ def report(it: Measured, options: argparse.Namespace) -> Iterator[str]:
     yield _said("| advisor | budget | indexes | MB | told | estimated | executed | slower | seconds |\n")
     yield _said("| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: |\n")
     references = {"greedy": Greedy(it), "greedy, repeating": Greedy(it, repeating=True)}
-    advisors = ("pgrunbooks", *references, *["postgres-mcp"] * bool(options.mcp))
+    advisors = (*OURS, *references, *["postgres-mcp"] * bool(options.mcp))
     sets, stopping = {}, set()
     for share in BUDGETS:
         budget = tables * share if share else float("inf")
         asked = [(advisor, budget) for advisor in advisors]
         while asked:
             advisor, limit = asked.pop(0)
-            if advisor == "pgrunbooks":
-                found, told, took = ours(it, workload, limit, options.gain)
+            if advisor in OURS:
+                found, told, took = ours(it, workload, limit, options.gain, with_calls=advisor != OURS[0])
             elif advisor in references:
                 found, told, took = references[advisor].search(limit)
             else:
@@ -222,8 +232,8 @@ def report(it: Measured, options: argparse.Namespace) -> Iterator[str]:
                 f"{it.estimated(after):.4f} | {f'{it.executed(now):.4f}' if now else ''} | "
                 f"{len(slower) if now else ''}{f' ({chr(44).join(slower)})' if slower else ''} | {took:.1f} |\n"
             )
-            if (advisor != "pgrunbooks" and size > 1.03 * limit) or (not share and advisor == "greedy"):
-                asked.append(("pgrunbooks", float(size)))
+            if (advisor not in OURS and size > 1.03 * limit) or (not share and advisor == "greedy"):
+                asked += [(one, float(size)) for one in OURS]
             if not share and advisor not in sets:
                 sets[advisor] = found
     if stopping:
@@ -245,10 +255,11 @@ def _version(folder: Path) -> str:
 
 def _workload(it: Measured) -> Workload:
     """Return what pg_stat_statements would have after an hour: each statement is called a few times and multiplied."""
-    it.connection.execute("select pg_stat_statements_reset()")
+    it.connection.execute("select pg_stat_statements_reset(); set pg_qualstats.enabled = on")
     for name, texts in it.calls.items():
         for text in texts:
             _rolled_back(it.connection, f"{_first(text)} /*{name}*/ {text[len(_first(text)) :]}")
+    it.connection.execute("reset pg_qualstats.enabled")
     with open_session(it.target) as session:
         read = read_workload(session)
     found = []
@@ -266,8 +277,14 @@ def _first(text: str) -> str:
     return text.split(maxsplit=1)[0]
 
 
-def ours(it: Measured, workload: Workload, budget: float, gain: float) -> tuple[list[str], int, float]:
-    """Return the advice of pgrunbooks, the bytes that it reckons with, and its seconds, the lab included."""
+def ours(
+    it: Measured, workload: Workload, budget: float, gain: float, *, with_calls: bool
+) -> tuple[list[str], int, float]:
+    """Return the advice of pgrunbooks, the bytes that it reckons with, and its seconds, the lab included.
+
+    ``with_calls`` lets it see what pg_qualstats kept.
+    """
+    it.connection.execute(f"{'create extension if not' if with_calls else 'drop extension if'} exists pg_qualstats")
     start = time.monotonic()
     with open_session(it.target) as session:
         advice = advise(session, workload=workload, budget_bytes=budget, gain=gain, min_calls=1)

@@ -17,6 +17,7 @@ HIDDEN = "<insufficient privilege>"
 _UTILITY = re.compile(
     r"(?:\s|\(|/\*.*?\*/|--[^\n]*\n)*(select|insert|update|delete|merge|with|values|table|declare)\b", re.I | re.S
 )
+_EXPLAIN = re.compile(r"\A\s*explain\b\s*(\([^)]*\)\s*|((analyze|verbose)\b\s*)*)", re.I)
 
 # Where the extension lives and what it can tell: the library may be newer than the extension's SQL.
 WHERE = """
@@ -133,7 +134,10 @@ def read_workload(session: Session, *, min_calls: int = 1) -> Workload | Skip:
 
 
 def read_examples(session: Session) -> dict[int, str]:
-    """Return query id -> one call of the statement with its real constants, as pg_qualstats kept it; {} without it."""
+    """Return query id -> one call of the statement with its real constants, as pg_qualstats kept it; {} without it.
+
+    Where somebody explained the statement before anybody called it, what was explained is the call.
+    """
     where = session.rows(
         "select n.nspname::text as schema from pg_catalog.pg_extension as e"
         " join pg_catalog.pg_namespace as n on n.oid = e.extnamespace where e.extname = 'pg_qualstats'"
@@ -144,9 +148,10 @@ def read_examples(session: Session) -> dict[int, str]:
         sql.Identifier(where[0]["schema"], "pg_qualstats_example_queries")
     )
     try:
-        return {row["queryid"]: row["query"] for row in session.rows(query.as_string(session.connection))}
+        rows = session.rows(query.as_string(session.connection))
     except psycopg.errors.ObjectNotInPrerequisiteState:  # installed, but not in shared_preload_libraries
         return {}
+    return {row["queryid"]: _EXPLAIN.sub("", row["query"]) for row in rows}
 
 
 def _reason(row: Mapping[str, object], min_calls: int) -> str | None:

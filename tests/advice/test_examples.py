@@ -17,6 +17,7 @@ def watched():
     """Return a server with pg_qualstats on which one statement reads all customers again and again."""
     with temporary_sandbox(SETTINGS, programs=OLDEST) as sandbox, sandbox.connect() as session:
         session.execute("create extension pg_qualstats; select pg_stat_statements_reset()")
+        session.execute(f"explain (costs off) {QUERY}")  # of what is explained first, this is what is kept
         for _ in range(25):
             session.execute(QUERY)
         yield sandbox
@@ -26,5 +27,5 @@ def test_a_plan_is_that_of_the_real_constants(watched):
     with open_session(Target.model_validate({"name": "tested", "dsn": watched.url()})) as session:
         helped = advise(session).proposals[0].helped[0]
     assert "$1" in helped.statement.text
-    assert "'NZ'" in helped.variant.text
+    assert helped.variant.text.replace('"', '') == QUERY
     assert not helped.variant.generic

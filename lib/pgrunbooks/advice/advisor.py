@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from pgrunbooks.advice import drops, hypothetical, scopes, values
@@ -117,7 +117,7 @@ class Study:
         return self.writes.share(index, index_columns(index, self.catalog))
 
 
-@contextmanager
+@contextlib.contextmanager
 def study(session: Session, workload: Workload) -> Iterator[Study | None]:
     """Open a lab with the tables of a workload and bring its statements there; None where they read no table.
 
@@ -146,7 +146,7 @@ def kept_study(session: Session) -> Study | Skip | None:
     return read if isinstance(read, Skip) else session.keep("study", lambda: study(session, read))
 
 
-@contextmanager
+@contextlib.contextmanager
 def _studied(session: Session, workload: Workload | None) -> Iterator[Study | Skip | None]:
     if workload:
         with study(session, workload) as it:
@@ -294,16 +294,19 @@ def _explained(
 
     A real call stands for half of the calls: others may have other constants, which a partial index must not forget.
     """
-    variants = values.variants(it, catalog, rows)
-    if example:
-        variants = [replace(variant, share=variant.share / 2) for variant in variants]
-        variants.append(values.Variant(example.text, 0.5, generic=False))
+    guessed: Sequence[values.Variant] = values.variants(it, catalog, rows)
     try:
-        return values.weighed(variants, [costs.plan(variant, ()).rows for variant in variants], rows)
+        guessed = values.weighed(guessed, [costs.plan(variant, ()).rows for variant in guessed], rows)
     except LabError:
-        generic = values.Variant(it.text, 1.0, True)
-        costs.plan(generic, ())
-        return (generic,)
+        guessed = (values.Variant(it.text, 1.0, True),)
+        costs.plan(guessed[0], ())
+    if not example:
+        return tuple(guessed)
+    real = values.Variant(example.text, 0.5, generic=False)
+    with contextlib.suppress(LabError):
+        costs.plan(real, ())
+        guessed = (*(replace(variant, share=variant.share / 2) for variant in guessed), real)
+    return tuple(guessed)
 
 
 def _writes(
