@@ -60,8 +60,8 @@ better. 'slower' are statements that took more than 20 % and 1 ms longer. 'MB' i
 what the advisor was told, and 'told' how its own estimate of the size relates to the truth.
 
 - **pgrunbooks**: `advise(session, gain={gain})` on the texts of pg_stat_statements, whose constants are gone.
-- **pgrunbooks, pg_qualstats**: the same on a server that has this extension, which keeps one real call of each: what the
-  others below are told about every call.
+- **pgrunbooks, pg_qualstats**: the same on a server that has this extension, which keeps one real call of each: the
+  others below are told every call.
 - **greedy**: every plain btree of up to three columns that a statement names, by HypoPG, on the statements with their
   constants; the better of 'saves most' and 'saves most by byte'. It knows the true sizes and optimises 'estimated'
   itself; the time to learn the sizes is not counted.

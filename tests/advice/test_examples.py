@@ -27,5 +27,5 @@ def test_a_plan_is_that_of_the_real_constants(watched):
     with open_session(Target.model_validate({"name": "tested", "dsn": watched.url()})) as session:
         helped = advise(session).proposals[0].helped[0]
     assert "$1" in helped.statement.text
-    assert helped.variant.text.replace('"', '') == QUERY
+    assert helped.variant.text.replace('"', "") == QUERY
     assert not helped.variant.generic

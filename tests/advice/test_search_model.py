@@ -23,8 +23,8 @@ class Model:
         self.savings = savings
         self.sizes = {index: round(it * MB) for index, it in megabytes.items()}
 
-    def promising(self, question: Question, deadline: float) -> list[Index]:
-        return list(question.candidates)
+    def promising(self, question: Question, candidates: Iterable[Index], deadline: float) -> list[Index]:
+        return list(candidates)
 
     def add(self, index: Index) -> bool:
         return index in self.sizes

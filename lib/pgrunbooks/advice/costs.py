@@ -13,7 +13,6 @@ from pgrunbooks.errors import LabError
 from pgrunbooks.lab import Index, Lab, Plan
 from pgrunbooks.workload import Statement
 
-_ROUNDS = 12
 _WORTH_A_LOOK = 0.99  # of the cost: a candidate that saves less than this anywhere is forgotten
 
 
@@ -90,18 +89,16 @@ class Costs:
         """Return those of the added indexes that a plan uses."""
         return frozenset(index for index, handle in self._handles.items() if handle in plan.indexes)
 
-    def promising(self, question: Question, deadline: float) -> list[Index]:
-        """Return the candidates that lower the cost of a statement: all are shown to the planner at once, those that
-        it takes are put aside, until what is left helps no more.
+    def promising(self, question: Question, candidates: Iterable[Index], deadline: float) -> list[Index]:
+        """Return those of some candidates that lower the cost of a statement: all are shown to the planner at once,
+        those that it takes are put aside, until what is left helps no more.
         """
-        candidates = frozenset(it for it in question.candidates if self.add(it))
+        candidates = frozenset(it for it in candidates if self.add(it))
         found: dict[Index, None] = {}
         for variant in question.variants:
             base = self._cost(variant.text, frozenset())
             left = candidates
-            for _ in range(_ROUNDS):
-                if not left or time.monotonic() > deadline:
-                    break
+            while left and time.monotonic() < deadline:
                 cost, used = self._look(variant.text, left)
                 if not used or cost > base * _WORTH_A_LOOK:
                     break

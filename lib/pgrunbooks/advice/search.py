@@ -53,9 +53,15 @@ class Search:
         for question in self.questions:
             if time.monotonic() > deadline:
                 break
-            promising.update(dict.fromkeys(costs.promising(question, deadline)))
+            promising.update(dict.fromkeys(costs.promising(question, question.candidates, deadline)))
             self.looked_at += 1
         self.candidates = in_order(promising)
+        self._tried = frozenset(promising)
+        # What the planner does not take for a statement while all that is better is hidden changes nothing for it.
+        self._useful = [
+            frozenset(costs.promising(question, question.relevant(self.candidates), deadline))
+            for question in self.questions
+        ]
         # A set is a number here, with a bit for each index, so that a set which was priced before is found at once.
         self._numbered: list[Index] = []
         self._bits: dict[Index, int] = {}
@@ -169,8 +175,9 @@ class Search:
             self._bits[index] = 1 << len(self._numbered)
             self._numbered.append(index)
             self._write_shares[index] = self.write_share(index)
+            tried = index in self._tried
             for place, question in enumerate(self.questions):
-                if question.relevant([index]):
+                if index in self._useful[place] if tried else question.relevant([index]):
                     self._masks[place] |= self._bits[index]
         return self._bits[index]
 
