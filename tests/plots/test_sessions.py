@@ -56,6 +56,7 @@ class TestWaits:
     def test_gathers_what_is_beyond_the_tenth_event(self):
         axes = plots.waits(self.rows(*(("IO", f"Event{number}") for number in range(14))))
         assert [it.get_text() for it in axes.get_yticklabels()][-1] == "4 others"
+        assert max(bar.get_width() for bar in axes.patches) < axes.get_xlim()[1]
 
     def test_says_that_nobody_was_active_or_nobody_could_ask(self):
         assert title(plots.waits([])) == "No session was active in the samples"

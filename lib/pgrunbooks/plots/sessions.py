@@ -115,7 +115,7 @@ def waits(rows: Rows | None) -> Axes:
     axes = canvas(height=1.0 + 0.3 * len(events))
     does = "is" if name == "on the CPU" else "waits for"
     claim(axes, f"{len(rows) / samples:.3g} active on average; {most / len(rows):.0%} of that {does} {written(name)}")
-    longest = most / samples
+    longest = max(number for _, number in events) / samples  # it may be the rest
     for y, (event, number) in enumerate(events):
         colour = ROOT if event.startswith("Lock:") else INDEX if event == "on the CPU" else TOAST
         axes.barh(y, number / samples, height=0.62, color=colour, alpha=0.85)
