@@ -238,12 +238,13 @@ class Check:
         return self.own_rule or catalogue()[self.code]
 
     def sql_for(self, major: int) -> str | None:
-        """Return the query for a server's major version; None where the check needs a newer server.
+        """Return the query for a server's major version; None where the check needs a newer server."""
+        return variant(self.sql, major) if min(self.sql) <= max(major, 15) else None
 
-        Versions outside 15 to 18 get the nearest query there is.
-        """
-        fitting = [lowest for lowest in self.sql if lowest <= max(major, 15)]
-        return self.sql[max(fitting)] if fitting else None
+
+def variant(sql: Mapping[int, str], major: int) -> str:
+    """Return the query for a server's major version, from queries by lowest version: the nearest that there is."""
+    return sql[max((lowest for lowest in sql if lowest <= max(major, 15)), default=min(sql))]
 
 
 def grade(value: float | None, limits: Limits, suffix: str = "") -> Severity | None:

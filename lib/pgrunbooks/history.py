@@ -18,7 +18,7 @@ import pyarrow
 from psycopg import errors as pg
 
 from pgrunbooks import months, snapshot_file
-from pgrunbooks.check import Since, Skip
+from pgrunbooks.check import Since, Skip, variant
 from pgrunbooks.checks.growth import integer_key_exhaustion
 from pgrunbooks.errors import ConfigurationError, RunbookError
 from pgrunbooks.filing import Ids, history_folder, ids
@@ -132,7 +132,7 @@ select
 from pg_catalog.pg_stat_checkpointer as c
 cross join pg_catalog.pg_stat_archiver as a
 """
-_CLUSTER_NOW = {15: _CLUSTER_15, 17: _CLUSTER_17}
+_CLUSTER = {15: _CLUSTER_15, 17: _CLUSTER_17}
 
 _SUBSCRIPTIONS = """
 select
@@ -260,7 +260,7 @@ def _databases(session: Session) -> list[dict[str, Any]]:
 
 
 def _cluster(session: Session) -> dict[str, Any]:
-    return _with_times(session.rows(_fitting(_CLUSTER_NOW, session))[0])
+    return _with_times(session.rows(variant(_CLUSTER, session.server.major))[0])
 
 
 def _subscriptions(session: Session) -> list[dict[str, Any]]:
@@ -269,7 +269,7 @@ def _subscriptions(session: Session) -> list[dict[str, Any]]:
 
 def _slots(session: Session) -> list[dict[str, Any]]:
     """Return the inactive slots; before 17 no server tells since when they are."""
-    return [_with_times(row) for row in session.rows(_fitting(_SLOTS, session))]
+    return [_with_times(row) for row in session.rows(variant(_SLOTS, session.server.major))]
 
 
 def _statements(session: Session) -> Sequence[Statement]:
@@ -284,7 +284,7 @@ def _keys(session: Session) -> list[dict[str, Any]]:
     What has to be left out this time is there the next. A catalog of tens of thousands of keys takes too long for a
     snapshot and has none.
     """
-    sql = _fitting(integer_key_exhaustion.SQL, session)
+    sql = variant(integer_key_exhaustion.SQL, session.server.major)
     try:
         rows = session.rows(sql, lock_timeout_s=LOCK_TIMEOUT_S, timeout_s=_KEYS_S)
     except (pg.LockNotAvailable, pg.QueryCanceled, pg.UndefinedTable):
@@ -294,10 +294,6 @@ def _keys(session: Session) -> list[dict[str, Any]]:
 
 def _counted(statement: Statement) -> dict[str, Any]:
     return {name: getattr(statement, name) for name in STATEMENT}
-
-
-def _fitting(sql: Mapping[int, str], session: Session) -> str:
-    return sql[max(lowest for lowest in sql if lowest <= max(session.server.major, 15))]
 
 
 def _since_when(session: Session, at: datetime.datetime, folder: Location) -> Iterator[dict[str, Any]]:

@@ -26,6 +26,7 @@ from psycopg.rows import dict_row
 
 from pgrunbooks import blueprint, index_size, storage
 from pgrunbooks.blueprint import Blueprint, Entry
+from pgrunbooks.check import variant
 from pgrunbooks.checks import _btree as btree
 from pgrunbooks.checks import _layout as layout
 from pgrunbooks.errors import IndexRefusedError, LabError
@@ -171,7 +172,7 @@ order by c.oid
 """
 
 # The keys of an added index, and what statistics know of them.
-_INDEX = """
+_INDEX = btree.with_keys("""
 with indexes as materialized (
     select
         i.indexrelid, i.indrelid, i.indkey, i.indclass, i.indcollation, i.indnatts, i.indnkeyatts, i.indisunique,
@@ -197,16 +198,9 @@ select
     i.indpred is not null as is_partial,
     i.indnkeyatts::int as key_columns,
     not i.indisunique and i.indnkeyatts = i.indnatts and k.is_equal_image as deduplicates,
-    k.widths,
-    k.null_shares,
-    k.alignments,
-    k.lengths,
-    k.narrowest,
-    k.widest,
-    k.distinct_values,
-    k.common_shares
+    {keys}
 from indexes as i
-"""
+""")
 
 # Widths of the keys of all btrees, as far as statistics tell.
 _BTREES = """
@@ -454,8 +448,7 @@ class Lab:
     def _give_size(self, row: Mapping[str, Any]) -> int:
         """Give an added index the files and counts that it would have, and return its bytes."""
         give_statistics(self._owner, self._planner, row["oid"])
-        keys = btree.KEYS[max(lowest for lowest in btree.KEYS if lowest <= max(self._major, min(btree.KEYS)))]
-        facts = self._rows(_INDEX + keys, {"oid": row["oid"]})[0]
+        facts = self._rows(variant(_INDEX, self._major), {"oid": row["oid"]})[0]
         source = f"from only {facts['table']}" + (f" where {facts['predicate']}" if facts["predicate"] else "")
         rows = self.explain(f"select {source}").rows
         known = _without_gaps(facts, rows)

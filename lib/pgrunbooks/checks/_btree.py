@@ -14,6 +14,15 @@ from pgrunbooks.checks._layout import ITEM, aligned, laid_out
 
 Row = Mapping[str, Any]
 
+_COLUMNS = """k.widths,
+    k.null_shares,
+    k.alignments,
+    k.lengths,
+    k.narrowest,
+    k.widest,
+    k.distinct_values,
+    k.common_shares"""
+
 # What statistics know of the keys of an index ``i``, one value a column: the second half of a query.
 # OFFSET 0 has the rows of pg_stats looked up one by one; joined, they are compared each with each.
 _KEYS = """
@@ -78,10 +87,7 @@ cross join lateral (
 """
 
 # PostgreSQL 15 builds no lists for char(n), 18 does; those between are taken to be like 15.
-KEYS: Mapping[int, str] = {
-    15: _KEYS.format(not_listed=" and o.opcintype <> 'pg_catalog.bpchar'::regtype"),
-    18: _KEYS.format(not_listed=""),
-}
+_NOT_LISTED = {15: " and o.opcintype <> 'pg_catalog.bpchar'::regtype", 18: ""}
 
 # itup.h, nbtree.h, nbtsort.c and nbtdedup.c, alike from 13 to 18
 HEADER, HEADER_WITH_NULLS, ROW = 8, 16, 6
@@ -92,8 +98,17 @@ SAMPLES = 16  # of widths
 NORMAL = (-1.53, -0.89, -0.49, -0.16, 0.16, 0.49, 0.89, 1.53)  # the middle of each eighth of the normal distribution
 
 
+def with_keys(sql: str, order: str = "") -> dict[int, str]:
+    """Return ``sql``, which ends with ``from indexes as i``, by lowest version and with what is known of their keys.
+
+    ``{keys}`` in it becomes the columns that ``needed_bytes`` reads of them; more of ``k`` can be read in its place.
+    """
+    begun = sql.replace("{keys}", _COLUMNS)
+    return {lowest: begun + _KEYS.format(not_listed=listed) + order for lowest, listed in _NOT_LISTED.items()}
+
+
 def needed_bytes(row: Row) -> float:
-    """Return the bytes that a new build of a btree would take, from a row that has what ``KEYS`` says of its keys."""
+    """Return the bytes that a new build of a btree would take, from a row that has what is known of its keys."""
     page, leaves = row["page_bytes"], max(ceil(_leaf_pages(row)), 1)
     pages = 1 + leaves  # the first is the metapage
     keys = {name: row[name][: row["key_columns"]] for name in ("widths", "null_shares", "alignments", "lengths")}

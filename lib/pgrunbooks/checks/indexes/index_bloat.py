@@ -12,7 +12,7 @@ catalogs. Reported where share *and* bytes reach their limits, among the 5,000 l
 from collections.abc import Iterable, Sequence
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows, Skip
-from pgrunbooks.checks._btree import KEYS, needed_bytes
+from pgrunbooks.checks._btree import needed_bytes, with_keys
 from pgrunbooks.checks._indexes import Row
 from pgrunbooks.checks._vacuum import held_back, named, unseen
 from pgrunbooks.display import size
@@ -55,14 +55,7 @@ select
     i.is_partial,
     i.indnkeyatts::int as key_columns,
     i.may_deduplicate and not i.indisunique and i.indnkeyatts = i.indnatts and k.is_equal_image as deduplicates,
-    k.widths,
-    k.null_shares,
-    k.alignments,
-    k.lengths,
-    k.narrowest,
-    k.widest,
-    k.distinct_values,
-    k.common_shares,
+    {keys},
     case
         when not k.is_readable then 'privilege'
         when pg_catalog.row_security_active(i.indrelid) then 'row security'
@@ -75,7 +68,7 @@ from indexes as i
 _ORDER = """
 order by i.relpages desc, i.nspname, i.relname
 """
-SQL = {lowest: _INDEXES + keys + _ORDER for lowest, keys in KEYS.items()}
+SQL = with_keys(_INDEXES, _ORDER)
 
 
 def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding | Skip]:
