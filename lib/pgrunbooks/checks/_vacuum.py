@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pgrunbooks.check import Context, Finding, Limits, Rows, Skip
+from pgrunbooks.check import Context, Finding, Limits, Remedy, Rows, Skip
 from pgrunbooks.checks._sessions import count
 from pgrunbooks.checks._texts import with_query
 
@@ -132,6 +132,18 @@ def held_back(finding: Finding, others: Sequence[Finding]) -> Iterable[Finding]:
             is_here = None in (holder.get("database"), database) or holder["database"] == database
             if is_here and (holder.get("holds") != "catalogs" or finding.name.startswith("pg_catalog.")):
                 yield other
+
+
+def measured(relation: str, reads: str, sql: str, context: Context) -> Remedy:
+    """Return how to measure with pgstattuple what was estimated, and the extension first where it is missing."""
+    installed = "pgstattuple" in context.server.extensions
+    return Remedy(
+        f"Measure it: reads {reads}" + ("" if installed else ", and installs an extension"),
+        sql=("" if installed else "create extension pgstattuple;\n") + sql,
+        risk="low",
+        locks=f"ACCESS SHARE on {relation}",
+        undo=None if installed else "drop extension pgstattuple;",
+    )
 
 
 def switched_off(finding: Finding, others: Sequence[Finding]) -> Iterable[Finding]:

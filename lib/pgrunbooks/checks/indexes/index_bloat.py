@@ -14,7 +14,8 @@ from collections.abc import Iterable, Sequence
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows, Skip
 from pgrunbooks.checks._btree import needed_bytes, with_keys
 from pgrunbooks.checks._indexes import Row
-from pgrunbooks.checks._vacuum import held_back, named, unseen
+from pgrunbooks.checks._sessions import literal
+from pgrunbooks.checks._vacuum import held_back, measured, named, unseen
 from pgrunbooks.display import size
 
 _INDEXES = """
@@ -116,16 +117,8 @@ def _finding(row: Row, waste: float, context: Context) -> Finding:
 
 def _remedies(row: Row, context: Context) -> Iterable[Remedy]:
     index = row["index"]
-    literal = index.replace("'", "''")
-    installed = "pgstattuple" in context.server.extensions
-    yield Remedy(
-        "Measure it: reads the whole index" + ("" if installed else ", and installs an extension"),
-        sql=("" if installed else "create extension pgstattuple;\n")
-        + f"select leaf_pages, deleted_pages, avg_leaf_density from pgstatindex('{literal}');",
-        risk="low",
-        locks=f"ACCESS SHARE on {index}",
-        undo=None if installed else "drop extension pgstattuple;",
-    )
+    query = f"select leaf_pages, deleted_pages, avg_leaf_density from pgstatindex({literal(index)});"
+    yield measured(index, "the whole index", query, context)
     yield Remedy(
         f"Build it again beside itself; takes up to {size(row['bytes'])} more on disk meanwhile",
         sql=f"reindex index concurrently {index};",

@@ -14,7 +14,8 @@ from math import ceil, prod
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows, Skip
 from pgrunbooks.checks._layout import ITEM, aligned, laid_out
-from pgrunbooks.checks._vacuum import Row, held_back, unseen
+from pgrunbooks.checks._sessions import literal
+from pgrunbooks.checks._vacuum import Row, held_back, measured, unseen
 from pgrunbooks.display import size
 
 PAGE_HEADER, TUPLE_HEADER, MOST_ITEMS = 24, 23, 291  # bufpage.h, htup_details.h
@@ -121,16 +122,9 @@ def _finding(row: Row, waste: float, context: Context) -> Finding:
 
 def _remedies(row: Row, context: Context) -> Iterable[Remedy]:
     table = row["table"]
-    literal = table.replace("'", "''")
-    installed = "pgstattuple" in context.server.extensions
-    yield Remedy(
-        "Measure it: reads the pages that are not all visible" + ("" if installed else ", and installs an extension"),
-        sql=("" if installed else "create extension pgstattuple;\n")
-        + f"select approx_free_percent, approx_free_space, dead_tuple_percent from pgstattuple_approx('{literal}');",
-        risk="low",
-        locks=f"ACCESS SHARE on {table}",
-        undo=None if installed else "drop extension pgstattuple;",
-    )
+    wanted = "approx_free_percent, approx_free_space, dead_tuple_percent"
+    query = f"select {wanted} from pgstattuple_approx({literal(table)});"
+    yield measured(table, "the pages that are not all visible", query, context)
     yield Remedy("Do nothing, if the table is going to grow again: new rows fill the holes", risk="none")
     yield Remedy(
         f"Rewrite it when nobody needs it; takes up to {size(row['bytes'])} more on disk meanwhile (pg_repack does the"
