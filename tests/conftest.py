@@ -81,14 +81,24 @@ def empty_database(make_empty_database: Callable[[], str]) -> str:
     return make_empty_database()
 
 
+def session_on(url: str, **settings: Any) -> Session:
+    """Open a session on a database, as a target with these settings has it."""
+    return open_session(Target.model_validate({"name": "tested", "dsn": url, **settings}))
+
+
+@pytest.fixture
+def session(server: Sandbox) -> Iterator[Session]:
+    with session_on(server.url()) as session:
+        yield session
+
+
 def diagnose(sandbox: Sandbox, *names: str, thresholds: Mapping[str, Any] | None = None, **settings: Any) -> Verdict:
     """Ask a sandbox the checks of the names (areas, codes, a runbook), as a target with these thresholds would.
 
     The counters of a sandbox are young, which is no news: statistics-reset-recent is told to take any age.
     """
     limits = {"statistics-reset-recent": {"min_age": "0"}, **(thresholds or {})}
-    target = Target.model_validate({"name": "tested", "dsn": sandbox.url(), "thresholds": limits, **settings})
-    with open_session(target) as session:
+    with session_on(sandbox.url(), thresholds=limits, **settings) as session:
         return ask(session, checks_for(*names), runbook="check")
 
 
@@ -232,11 +242,22 @@ def session_row(name: str, *, blocked_by: tuple[str, ...] = (), **changes: Any) 
     return {**row, **changes}
 
 
-@pytest.fixture
-def free_port() -> int:
+def unused_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+@pytest.fixture
+def free_port() -> int:
+    return unused_port()
+
+
+@contextlib.contextmanager
+def silent_host() -> Iterator[int]:
+    """Listen on a port, and never say a word to whoever connects."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
 
 
 YEAR_END = datetime.datetime(2026, 11, 16, 6, tzinfo=datetime.UTC)

@@ -1,12 +1,10 @@
 """What a shell or a scheduler sees: one line, a record, the exit status."""
 
-import contextlib
 import json
 import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +14,7 @@ import click
 import jsonschema
 import pytest
 
+from conftest import silent_host
 from pgrunbooks.cli import main
 from pgrunbooks.drills import drills
 from pgrunbooks.record import findings_schema
@@ -128,14 +127,6 @@ def test_wrong_usage_exits_64_in_one_line_and_leaves_no_record(arguments, words,
     assert_one_line(result.stderr, words)
     assert "s3cret" not in result.stderr
     assert records(tmp_path) == []
-
-
-@contextlib.contextmanager
-def silent_host():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(8)
-        yield listener.getsockname()[1]
 
 
 def test_a_silent_host_exits_3_with_a_record_that_says_why(workspace, tmp_path):

@@ -3,7 +3,6 @@
 import io
 import itertools
 import json
-import socket
 import subprocess
 import sys
 
@@ -13,6 +12,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from rich.console import Console
 
+from conftest import silent_host, unused_port
 from pgrunbooks import doctor
 from pgrunbooks.check import registry
 from pgrunbooks.connecting import STEPS
@@ -67,9 +67,7 @@ def levels(found):
 @pytest.fixture(scope="module")
 def listening():
     """Return a server that asks for passwords over TCP, its port, and a way in for its superuser."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = unused_port()
     with temporary_sandbox({"listen_addresses": "127.0.0.1", "port": str(port)}, sample=False) as sandbox:
         local = f"host={sandbox.socket} port={port} dbname=postgres user=postgres"
         with psycopg.connect(local, autocommit=True) as connection:
@@ -101,10 +99,7 @@ def test_a_closed_port_fails_at_tcp(free_port):
 
 
 def test_a_silent_port_fails_at_tcp():
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen(8)
-        port = silent.getsockname()[1]
+    with silent_host() as port:
         step = failure(f"host=127.0.0.1 port={port} connect_timeout=2 user=u dbname=d password={SECRET}")
     assert step.name == "TCP"
     assert step.says == f"127.0.0.1 port {port} takes the connection and then says nothing within 2 s"

@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pyarrow
@@ -14,27 +13,15 @@ import pytest
 from click.testing import CliRunner
 from pyarrow import parquet
 
-from conftest import visit
+from conftest import session_on, visit
 from pgrunbooks import growth, history, sizes
 from pgrunbooks.cli import main
 from pgrunbooks.errors import ConfigurationError, RunbookError
 from pgrunbooks.sandbox import temporary_sandbox
-from pgrunbooks.session import open_session
 from pgrunbooks.snapshot_file import COLUMNS, DAMAGE
-from pgrunbooks.targets import Target
 
 MONDAY = datetime.datetime(2026, 11, 2, 6, tzinfo=datetime.UTC)
 DAY, HOUR = datetime.timedelta(days=1), datetime.timedelta(hours=1)
-
-
-def session_on(url):
-    return open_session(Target(name="tested", dsn=url))
-
-
-@pytest.fixture
-def session(server):
-    with session_on(server.url()) as session:
-        yield session
 
 
 class TestASnapshot:
@@ -147,24 +134,6 @@ class TestASnapshot:
 
 
 class TestWriters:
-    def test_two_in_the_same_second_lose_nothing(self, server, folder):
-        paths = []
-
-        def write():
-            with session_on(server.url()) as session:
-                paths.append(history.record_snapshot(session, at=MONDAY, folder=folder))
-
-        threads = [threading.Thread(target=write) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        with session_on(server.url()) as session:
-            taken, warnings = history.snapshots(session, folder=folder)
-        assert sorted(paths) == sorted(snapshot.path for snapshot in taken)
-        assert len(set(paths)) == 3
-        assert warnings == []
-
     def test_one_that_is_killed_leaves_the_next_run_clean(self, server, session, folder):
         script = (
             "import os, signal\n"

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import silent_host
 from pgrunbooks.sandbox import default_sandbox, wait_until
 
 FAR = ["--target", "far"]
@@ -22,10 +22,8 @@ BOUND_S = 40
 @pytest.fixture
 def folder(tmp_path):
     """Return a folder whose targets file names a server that accepts connections and never says a word."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(8)
-        dsn = f"host=127.0.0.1 port={listener.getsockname()[1]} user=u dbname=d"
+    with silent_host() as port:
+        dsn = f"host=127.0.0.1 port={port} user=u dbname=d"
         (tmp_path / "targets.yml").write_text(json.dumps({"targets": {"far": {"dsn": dsn}}}))
         yield tmp_path
 

@@ -10,12 +10,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from conftest import session_on
 from pgrunbooks import blueprint
 from pgrunbooks.errors import ConnectionLostError, IndexRefusedError, LabError
 from pgrunbooks.lab import Index, open_lab
 from pgrunbooks.sandbox import temporary_sandbox, temporary_standby
-from pgrunbooks.session import open_session
-from pgrunbooks.targets import Target
 from test_sandbox import wait_for
 
 SHOP = [
@@ -86,10 +85,6 @@ grant select on all tables in schema "Odd Schema" to everybody;
 analyze;
 """
 ODD_TABLE = '"Odd Schema"."Odd ""Table"" of"'
-
-
-def session_on(url, **settings):
-    return open_session(Target(name="tested", dsn=url, **settings))
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,8 @@ import datetime
 
 import pytest
 
-from conftest import YEAR_END
+from conftest import YEAR_END, session_on
 from pgrunbooks import growth, history, outlook
-from pgrunbooks.session import open_session
-from pgrunbooks.targets import Target
 from pgrunbooks.verdict import ask, checks_for
 
 DAY = datetime.timedelta(days=1)
@@ -15,7 +13,7 @@ DAY = datetime.timedelta(days=1)
 
 def asked(session, **settings):
     """Return the verdict of the growth report on a session's database, as a target with these settings gets it."""
-    with open_session(Target(name="tested", dsn=session.target.dsn, **settings)) as own:
+    with session_on(session.target.dsn, **settings) as own:
         return ask(own, checks_for("growth_report"), runbook="growth_report")
 
 
@@ -27,7 +25,7 @@ def verdict(year, monkeypatch):
 
 @pytest.fixture
 def session(empty_database):
-    with open_session(Target(name="tested", dsn=empty_database)) as session:
+    with session_on(empty_database) as session:
         yield session
 
 
@@ -47,7 +45,7 @@ class TestTheHeadline:
 
         with drills()["disk-full-forecast"].fault(newest) as incident:
             settings = dict(incident.settings)
-            with open_session(Target(name="tested", dsn=settings["dsn"])) as session:
+            with session_on(settings["dsn"]) as session:
                 verdict = asked(session, disk_bytes=settings["disk_bytes"])
                 taken, _ = history.snapshots(session)
                 whole = asked(session, disk_bytes="1000TB")

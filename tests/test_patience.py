@@ -4,21 +4,20 @@ import json
 import os
 import pty
 import re
-import socket
 import subprocess
 import sys
 
 import pytest
+
+from conftest import silent_host
 
 
 @pytest.fixture
 def command(tmp_path, monkeypatch):
     """Return a command that waits four seconds for a server that never says a word."""
     monkeypatch.chdir(tmp_path)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(1)
-        dsn = f"host=127.0.0.1 port={listener.getsockname()[1]} user=u dbname=d connect_timeout=4"
+    with silent_host() as port:
+        dsn = f"host=127.0.0.1 port={port} user=u dbname=d connect_timeout=4"
         (tmp_path / "targets.yml").write_text(json.dumps({"targets": {"far": {"dsn": dsn}}}))
         yield [sys.executable, "-m", "pgrunbooks", "snapshot", "--target", "far"]
 

@@ -2,16 +2,8 @@ import pytest
 
 from pgrunbooks.drills import Actors
 from pgrunbooks.plans import plans
-from pgrunbooks.session import open_session
-from pgrunbooks.targets import Target
 
 SLOW = "select (select count(*) from shop.orders where status = 'a secret' and id % 7 = 3) from pg_sleep(60)"
-
-
-@pytest.fixture
-def session(server):
-    with open_session(Target(name="tested", dsn=server.url())) as session:
-        yield session
 
 
 def planned(server, session, *statements, setup="", **options):

@@ -5,14 +5,6 @@ import pytest
 from pgrunbooks.drills import Actors
 from pgrunbooks.progress import operations
 from pgrunbooks.sandbox import wait_until
-from pgrunbooks.session import open_session
-from pgrunbooks.targets import Target
-
-
-@pytest.fixture
-def session(server):
-    with open_session(Target(name="tested", dsn=server.url())) as session:
-        yield session
 
 
 @pytest.fixture

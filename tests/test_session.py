@@ -1,11 +1,11 @@
 import os
 import signal
-import socket
 import subprocess
 
 import psycopg
 import pytest
 
+from conftest import silent_host, unused_port
 from pgrunbooks.errors import ConnectError, ConnectionLostError
 from pgrunbooks.sandbox import temporary_sandbox
 from pgrunbooks.session import open_session
@@ -14,12 +14,6 @@ from pgrunbooks.targets import Target
 
 def target(sandbox, **changes):
     return Target.model_validate({"name": "tested", "dsn": sandbox.url(), **changes})
-
-
-@pytest.fixture
-def session(server):
-    with open_session(target(server)) as session:
-        yield session
 
 
 @pytest.mark.parametrize(
@@ -91,9 +85,7 @@ def test_a_role_with_other_habits_of_writing_dates_is_understood(server):
 @pytest.fixture(scope="module")
 def listening():
     """Return a server that asks for passwords over TCP on a free port, and its port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = unused_port()
     with temporary_sandbox({"listen_addresses": "127.0.0.1", "port": str(port)}, sample=False) as sandbox:
         address = sandbox.url("postgres") + f"&port={port}"
         with psycopg.connect(address, autocommit=True) as connection:
@@ -111,20 +103,15 @@ def test_a_wrong_password_is_one_line_without_it(listening):
 
 
 def test_a_host_that_does_not_answer_is_given_up(monkeypatch):
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen(1)
-        dsn = f"host=127.0.0.1 port={silent.getsockname()[1]} connect_timeout=2 dbname=x user=x"
+    with silent_host() as port:
+        dsn = f"host=127.0.0.1 port={port} connect_timeout=2 dbname=x user=x"
         with pytest.raises(ConnectError, match="timeout"):
             open_session(Target(name="prod", dsn=dsn))
 
 
-def test_nobody_listening_is_one_line():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def test_nobody_listening_is_one_line(free_port):
     with pytest.raises(ConnectError, match="refused") as caught:
-        open_session(Target(name="prod", dsn=f"host=127.0.0.1 port={port} dbname=x user=x"))
+        open_session(Target(name="prod", dsn=f"host=127.0.0.1 port={free_port} dbname=x user=x"))
     assert "\n" not in str(caught.value)
 
 

@@ -7,20 +7,9 @@ import matplotlib.pyplot as plt
 import psycopg
 import pytest
 
+from conftest import session_on
 from pgrunbooks import plots, sizes
 from pgrunbooks.sandbox import wait_until
-from pgrunbooks.session import open_session
-from pgrunbooks.targets import Target
-
-
-def session_on(url):
-    return open_session(Target(name="tested", dsn=url))
-
-
-@pytest.fixture
-def session(server):
-    with session_on(server.url()) as session:
-        yield session
 
 
 def inventory(session):

@@ -16,12 +16,11 @@ import pytest
 from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
+from conftest import session_on
 from pgrunbooks import filing, growth, history, store
 from pgrunbooks.disk import uses
 from pgrunbooks.errors import ConfigurationError, HistoryError
 from pgrunbooks.notebook import slow_statements
-from pgrunbooks.session import open_session
-from pgrunbooks.targets import Target
 
 OCTOBER = datetime.datetime(2026, 10, 5, 6, tzinfo=datetime.UTC)
 NOVEMBER = datetime.datetime(2026, 11, 2, 6, tzinfo=datetime.UTC)
@@ -62,7 +61,7 @@ def folder(request, tmp_path):
 def session(empty_database):
     with psycopg.connect(empty_database, autocommit=True) as owner:
         owner.execute("create table visits as select repeat('x', 500) as note from generate_series(1, 1000)")
-    with open_session(Target(name="tested", dsn=empty_database)) as session:
+    with session_on(empty_database) as session:
         yield session
 
 
@@ -88,7 +87,7 @@ class TestAHistory:
         paths = []
 
         def write():
-            with open_session(Target(name="tested", dsn=empty_database)) as session:
+            with session_on(empty_database) as session:
                 paths.append(history.record_snapshot(session, at=OCTOBER, folder=folder))
 
         threads = [threading.Thread(target=write) for _ in range(3)]
@@ -97,6 +96,7 @@ class TestAHistory:
         for thread in threads:
             thread.join()
         assert len(set(paths)) == 3
+        assert sorted(it.path for it in history.snapshots(session, folder=folder)[0]) == sorted(paths)
         for at in (NOVEMBER, NOVEMBER + HOUR):
             history.months.tidy(filing.place(folder, history.ids(session)), history.ids(session), at)
         taken, left_aside = history.snapshots(session, folder=folder)
