@@ -11,6 +11,7 @@ import datetime
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -209,61 +210,76 @@ def form(runbook: Runbook, verdict: Verdict) -> Any:
         return Sentence(f"The target {target.name} allows no actions; in its targets.yml, allow_actions: true would.")
     if not (pids := roots(verdict)):
         return Sentence("The verdict names no session to end.")
-    try:
-        import ipywidgets
-    except ImportError:
+    if not find_spec("ipywidgets"):
         return Sentence("The form needs ipywidgets, which the extra 'lab' installs. The statements are in the verdict.")
-    session = runbook.session
-    who = ipywidgets.Dropdown(options=pids, description="session")
-    action = ipywidgets.ToggleButtons(options=["terminate"])
-    shown = ipywidgets.HTML()
-    typed = ipywidgets.Text(continuous_update=True)
-    button = ipywidgets.Button(description="Do it", button_style="danger", disabled=True)
-    again = ipywidgets.Button(description="Look again", icon="refresh")
-    done = DisplayHandle()
-    done.display(Sentence("Nothing has been done from this page."))
-    subject: Subject | None = None
+    return _Form(runbook, verdict, pids).box
 
-    def refresh(*_: object) -> None:
-        nonlocal subject
+
+class _Form:
+    """The widgets of the form, and the session that they show."""
+
+    def __init__(self, runbook: Runbook, verdict: Verdict, pids: Sequence[int]) -> None:
+        import ipywidgets
+
+        self._runbook, self._verdict, self._session = runbook, verdict, runbook.session
+        self._subject: Subject | None = None
+        self._who = ipywidgets.Dropdown(options=pids, description="session")
+        self._action = ipywidgets.ToggleButtons(options=["terminate"])
+        self._shown = ipywidgets.HTML()
+        self._typed = ipywidgets.Text(continuous_update=True)
+        self._button = ipywidgets.Button(description="Do it", button_style="danger", disabled=True)
+        again = ipywidgets.Button(description="Look again", icon="refresh")
+        above, below = [self._who, again], [self._typed, self._button]
+        self.box = ipywidgets.VBox([ipywidgets.HBox(above), self._shown, self._action, ipywidgets.HBox(below)])
+        self._done = DisplayHandle()
+        self._done.display(Sentence("Nothing has been done from this page."))
+        self._who.observe(self._refresh, "value")
+        self._action.observe(self._describe, "value")
+        self._typed.observe(self._ready, "value")
+        self._button.on_click(self._press)
+        again.on_click(self._refresh)
+        self._refresh()
+
+    def _refresh(self, *_: object) -> None:
+        """Look at the session that is chosen."""
         try:
-            subject = look(session, who.value)
-            action.options = subject.actions if subject else ()
-            typed.value = ""
-            describe()
+            self._subject = look(self._session, self._who.value)
+            self._action.options = self._subject.actions if self._subject else ()
+            self._typed.value = ""
+            self._describe()
         except (RunbookError, psycopg.Error) as error:
-            subject = None
-            shown.value = _html([str(error)])
-            ready()
+            self._subject = None
+            self._shown.value = _html([str(error)])
+            self._ready()
 
-    def describe(*_: object) -> None:
-        typed.placeholder = f"type: {action.value} {who.value}" if subject else ""
-        query = mask(subject.row["query"] or "") if subject and subject.row["query"] else ""
-        lines = [f"Session {who.value} is gone."]
-        if subject:
+    def _describe(self, *_: object) -> None:
+        """Say who it is, and what the action loses and releases."""
+        if not (subject := self._subject):
+            self._typed.placeholder = ""
+            self._shown.value = _html([f"Session {self._who.value} is gone."])
+        else:
+            self._typed.placeholder = f"type: {self._wanted}"
             state = f"{label(subject.row)}: {subject.row['state'] or 'state unknown'}"
-            lines = [state, subject.is_lost(action.value), subject.is_released()]
-        shown.value = _html(lines, cut(" ".join(query.split()), TABLE_WIDTH))
-        ready()
+            query = " ".join(mask(subject.row["query"] or "").split())
+            lines = [state, subject.is_lost(self._action.value), subject.is_released()]
+            self._shown.value = _html(lines, cut(query, TABLE_WIDTH))
+        self._ready()
 
-    def ready(*_: object) -> None:
-        wanted = f"{action.value} {who.value}"
-        button.disabled = not (subject and " ".join(typed.value.lower().split()) == wanted)
+    @property
+    def _wanted(self) -> str:
+        return f"{self._action.value} {self._who.value}"
 
-    def press(_: object) -> None:
-        if button.disabled or subject is None:
+    def _ready(self, *_: object) -> None:
+        """Let the button work once the words are typed."""
+        self._button.disabled = not (self._subject and " ".join(self._typed.value.lower().split()) == self._wanted)
+
+    def _press(self, _: object) -> None:
+        if self._button.disabled or self._subject is None:
             return
-        button.disabled = True
-        done.update(_with_record(act(session, subject, action.value), runbook, verdict))
-        refresh()
-
-    who.observe(refresh, "value")
-    action.observe(describe, "value")
-    typed.observe(ready, "value")
-    button.on_click(press)
-    again.on_click(refresh)
-    refresh()
-    return ipywidgets.VBox([ipywidgets.HBox([who, again]), shown, action, ipywidgets.HBox([typed, button])])
+        self._button.disabled = True
+        done = act(self._session, self._subject, self._action.value)
+        self._done.update(_with_record(done, self._runbook, self._verdict))
+        self._refresh()
 
 
 def _html(lines: Sequence[str], query: str = "") -> str:
