@@ -38,6 +38,20 @@ join pg_catalog.pg_namespace as n on n.oid = e.extnamespace
 where e.extname = 'pg_stat_statements'
 """
 
+_STATEMENTS = sql.SQL("""
+select
+    s.queryid::int8 as queryid,
+    min(s.query) as query,
+    sum(s.calls)::int8 as calls,
+    sum(s.{time})::float8 as total_ms,
+    sum(s.rows)::int8 as rows,
+    (s.dbid <> d.oid) as elsewhere
+from {view} as s
+join pg_catalog.pg_database as d on d.datname = pg_catalog.current_database()
+group by s.queryid, s.dbid, d.oid, s.query is null or s.query = {hidden}
+order by total_ms desc, queryid
+""")
+
 
 @dataclass(frozen=True)
 class Statement:
@@ -98,19 +112,7 @@ def read_workload(session: Session, *, min_calls: int = 1) -> Workload | Skip:
         return Skip("needs the extension pg_stat_statements", "create extension pg_stat_statements;")
     schema, columns = where[0]["namespace"], set(where[0]["columns"])
     time = "total_exec_time" if "total_exec_time" in columns else "total_time"  # before 1.8
-    query = sql.SQL("""
-        select
-            s.queryid::int8 as queryid,
-            min(s.query) as query,
-            sum(s.calls)::int8 as calls,
-            sum(s.{time})::float8 as total_ms,
-            sum(s.rows)::int8 as rows,
-            (s.dbid <> d.oid) as elsewhere
-        from {view} as s
-        join pg_catalog.pg_database as d on d.datname = pg_catalog.current_database()
-        group by s.queryid, s.dbid, d.oid, s.query is null or s.query = {hidden}
-        order by total_ms desc, queryid
-    """).format(
+    query = _STATEMENTS.format(
         time=sql.Identifier(time), view=sql.Identifier(schema, "pg_stat_statements"), hidden=sql.Literal(HIDDEN)
     )
     try:
