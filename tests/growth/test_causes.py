@@ -1,94 +1,9 @@
-"""What grew and why: a year of real snapshots of a database that changes, and pasts that are shorter."""
-
-import datetime
+"""Why it grew: told from a year of real snapshots, and from pasts that are shorter."""
 
 import pytest
 
 from conftest import visit
-from pgrunbooks import growth, history
-
-MONDAY = datetime.datetime(2026, 11, 2, 6, tzinfo=datetime.UTC)
-DAY, HOUR = datetime.timedelta(days=1), datetime.timedelta(hours=1)
-
-
-@pytest.fixture
-def remember(own, folder):
-    """Return what files a snapshot of now under a day, and returns all there are."""
-
-    def remember(days):
-        history.record_snapshot(own[1], at=MONDAY + days * DAY, folder=folder)
-        return history.snapshots(own[1], folder=folder)[0]
-
-    return remember
-
-
-class TestGrowth:
-    def test_is_the_difference_of_two_real_snapshots(self, own, folder):
-        owner, session = own
-        history.record_snapshot(session, at=MONDAY, folder=folder)
-        before = owner.execute("select pg_total_relation_size('visits')").fetchone()[0]
-        visit(owner, 20_000)
-        history.record_snapshot(session, at=MONDAY + 4 * DAY, folder=folder)
-        after = owner.execute("select pg_total_relation_size('visits')").fetchone()[0]
-        taken, _ = history.snapshots(session, folder=folder)
-        row = growth.growth(taken)[0]
-        assert row["relation"] == "public.visits"
-        assert (row["first_bytes"], row["previous_bytes"], row["last_bytes"]) == (before, before, after)
-        assert row["grown_bytes"] == after - before > 10_000_000
-        assert row["daily_bytes"] == pytest.approx((after - before) / 4)
-        assert next(it["relation"] for it in growth.growers(taken)) == "public.visits"
-
-    def test_sees_what_appeared_and_what_was_dropped(self, own, folder):
-        owner, session = own
-        owner.execute("create table old (a int primary key)")
-        history.record_snapshot(session, at=MONDAY, folder=folder)
-        owner.execute("drop table old; create table new (a int primary key)")
-        history.record_snapshot(session, at=MONDAY + DAY, folder=folder)
-        rows = {row["relation"]: row for row in growth.growth(history.snapshots(session, folder=folder)[0])}
-        new, old = rows["public.new"], rows["public.old"]
-        assert (new["first_bytes"], new["last_bytes"], new["grown_bytes"]) == (None, 8192, 8192)
-        assert (old["first_bytes"], old["last_bytes"], old["grown_bytes"]) == (8192, None, -8192)
-
-    def test_counts_partitions_for_their_root_unless_told_not_to(self, own, folder):
-        owner, session = own
-        owner.execute("create table log (a int) partition by list (a); create table log_1 partition of log for values in (1)")  # fmt: skip
-        history.record_snapshot(session, at=MONDAY, folder=folder)
-        owner.execute("create table log_2 partition of log for values in (2); insert into log select 2 from generate_series(1, 1000)")  # fmt: skip
-        history.record_snapshot(session, at=MONDAY + DAY, folder=folder)
-        taken, _ = history.snapshots(session, folder=folder)
-        rolled = {row["relation"]: row for row in growth.growth(taken)}
-        single = {row["relation"]: row for row in growth.growth(taken, roll_up=False)}
-        assert "public.log_2" not in rolled
-        assert rolled["public.log"]["partitions"] == 2
-        assert rolled["public.log"]["grown_bytes"] == single["public.log_2"]["grown_bytes"] > 0
-
-    def test_of_less_than_an_hour_has_no_rate_and_no_previous(self, own, folder):
-        owner, session = own
-        history.record_snapshot(session, at=MONDAY, folder=folder)
-        visit(owner, 1000)
-        history.record_snapshot(session, at=MONDAY + HOUR / 2, folder=folder)
-        row = growth.growth(history.snapshots(session, folder=folder)[0])[0]
-        assert row["grown_bytes"] > 0
-        assert (row["daily_bytes"], row["previous_bytes"]) == (None, None)
-
-    def test_says_which_sizes_were_estimated(self, own, folder):
-        owner, session = own
-        history.record_snapshot(session, at=MONDAY, folder=folder)
-        with owner.transaction():
-            owner.execute("lock table visits in access exclusive mode")
-            history.record_snapshot(session, at=MONDAY + DAY, folder=folder)
-        rows = growth.growth(history.snapshots(session, folder=folder)[0])
-        assert [row["relation"] for row in rows if row["estimated"]] == ["public.visits"]
-
-    @pytest.mark.parametrize("count", [0, 1])
-    def test_is_never_invented_where_there_is_no_past(self, own, folder, count):
-        _, session = own
-        for _ in range(count):
-            history.record_snapshot(session, at=MONDAY, folder=folder)
-        taken, warnings = history.snapshots(session, folder=folder)
-        assert (len(taken), warnings) == (count, [])
-        assert growth.growth(taken) == growth.growers(taken) == []
-        assert history.since(session, folder=folder, now=MONDAY) is None
+from pgrunbooks import growth
 
 
 def test_an_estimated_size_is_marked_in_what_it_grew_by(own, remember):
@@ -246,34 +161,3 @@ class TestTheFastest:
         stock = [row for row in rows if row["relation"] == "public.stock"]
         assert [row["taken_at"] for row in stock] == [it.at for it in year.taken]
         assert [row["total_bytes"] for row in stock[-2:]] == [year.before["stock"], year.after["stock"]]
-
-
-class TestWriteRates:
-    def test_are_differences_of_the_counters_a_day(self, year):
-        rows = growth.write_rates(year.taken)
-        positions = [history.read_rows(it, "cluster")[0]["wal_bytes"] for it in year.taken]
-        assert [row["wal_daily_bytes"] for row in rows[-2:]] == [
-            (positions[-2] - positions[-3]) / 21,
-            (positions[-1] - positions[-2]) / 7,
-        ]
-        assert [(row["before"], row["taken_at"]) for row in rows][-1] == (year.taken[-2].at, year.taken[-1].at)
-
-    def test_see_temporary_files_and_no_rate_over_a_reset(self, own, remember):
-        owner, _ = own
-        remember(0)
-        owner.execute("set work_mem = '64kB'")
-        owner.execute("select count(*) from (select i from generate_series(1, 100000) as i order by -i) as s")
-        owner.execute("select pg_stat_force_next_flush()")
-        remember(2)
-        owner.execute("select pg_stat_reset()")
-        visit(owner, 100)
-        first, second = growth.write_rates(remember(3))
-        assert first["temp_daily_bytes"] > 500_000
-        assert second["temp_daily_bytes"] is None
-        assert second["wal_daily_bytes"] > 0
-
-    def test_leave_out_what_follows_within_minutes(self, remember):
-        for minute in (0, 5, 60):
-            taken = remember(minute / 1440)
-        (row,) = growth.write_rates(taken)
-        assert row["taken_at"] == MONDAY + HOUR
