@@ -35,6 +35,7 @@ WIDTH = 120  # of a query before it is cut in the middle
 TABLE_ROWS, TABLE_WIDTH = 100, 400  # the same for a table in a notebook, which is asked for
 WHOLE = 100_000  # characters of a query on demand; a page must still open on a phone
 CODES = 6  # checks named in one line before they are folded
+_COLOURS = {"critical": "bold red", "warning": "bold yellow", "unknown": "bold reverse"}
 
 # C0 without tab and newline, DEL, C1, marks that turn or hide text, line separators, lone surrogates, tags
 _DECEIVING = re.compile(
@@ -408,54 +409,61 @@ def plain(document: Document) -> str:
 
 def terminal(document: Document, console: Console, *, owner: str | None = None, cost: str | None = None) -> None:
     """Print the verdict for a terminal: SQL stands on lines of its own, unbroken, so that it can be copied."""
-    from rich.text import Text
-
-    colours = {"critical": "bold red", "warning": "bold yellow", "unknown": "bold reverse"}
-    put = partial(console.print, soft_wrap=True, highlight=False)
-
-    def say(text: str, indent: int = 0, style: str = "", word: str = "") -> None:
-        badge = (word.upper() + "  ", colours.get(word, "bold")) if word else ""
-        whole = Text.assemble(badge, (_line(text), style))
-        for number, line in enumerate(whole.wrap(console, max(console.width - indent - 2, 20))):
-            line.rstrip()
-            put(Text(" " * (indent + (2 if word and number else 0))) + line)
-
-    def tell(finding: Finding, indent: int, healed: bool) -> None:
-        put()
-        say(finding["title"], indent, "bold", finding["severity"])
-        say(finding["impact"], indent + 2)
-        say(f"{finding['code']}, {finding['object']['kind']} {finding['object']['name']}", indent + 2, "dim")
-        for remedy in finding["remedies"][: 0 if healed else 1]:
-            say(f"{remedy['title']} ({', '.join(_remedy_notes(remedy))})", indent + 2)
-            if remedy.get("sql"):
-                put(Text(f"\n{printable(remedy['sql'])}"))
-            if remedy.get("undo"):
-                say(f"undo: {remedy['undo']}", indent + 2, "dim")
-        if further := [remedy["title"] for remedy in finding["remedies"][1:]]:
-            say(f"further: {'; '.join(further)}", indent + 2, "dim")
-        if command := _deeper(document, finding):
-            put(Text(f"{' ' * (indent + 2)}deeper: {_line(command)}", "dim"))
-
+    say = partial(_say, console)
     told = _grave(document)
     say(" · ".join([document["target"], *_server(document)]), word=document["status"])
     if owner:
         say(f"Owner: {owner}", style="dim")
-    put()
+    console.print()
     if not told or document["status"] == "unknown":
         say(summary(document))
     for root, _ in told if len(told) > 1 else ():  # a single root stands right below, in full
         say(f"{_line(root['title'])}. {_line(root['impact'])}")
     for root, effects in told:
-        tell(root, 0, False)
+        _tell(console, document, root)
         for effect in effects:
-            tell(effect, 4, _healed(effect, root))
-    put()
+            _tell(console, document, effect, 4, healed=_healed(effect, root))
+    console.print()
     for note in _notes(document):
         say(note["title"], word=note["severity"])
     for outcome, reason, codes in _gaps(document):
-        say(
-            f"{', '.join(codes) if len(codes) <= CODES else _count(len(codes), 'check')}: {reason}",
-            word=outcome,
-        )
+        which = ", ".join(codes) if len(codes) <= CODES else _count(len(codes), "check")
+        say(f"{which}: {reason}", word=outcome)
     for label, values in _facts(document, cost):
         say(f"{label}: {values}", style="dim")
+
+
+def _tell(console: Console, document: Document, finding: Finding, indent: int = 0, *, healed: bool = False) -> None:
+    """Print a finding with its first remedy, unless that one heals its root too and stands above."""
+    say = partial(_say, console)
+    console.print()
+    say(finding["title"], indent, "bold", finding["severity"])
+    say(finding["impact"], indent + 2)
+    say(f"{finding['code']}, {finding['object']['kind']} {finding['object']['name']}", indent + 2, "dim")
+    first, *further = finding["remedies"] or [None]
+    if first and not healed:
+        say(f"{first['title']} ({', '.join(_remedy_notes(first))})", indent + 2)
+        if first.get("sql"):
+            _put(console, f"\n{printable(first['sql'])}")
+        if first.get("undo"):
+            say(f"undo: {first['undo']}", indent + 2, "dim")
+    if further:
+        say(f"further: {'; '.join(remedy['title'] for remedy in further)}", indent + 2, "dim")
+    if command := _deeper(document, finding):
+        _put(console, f"{' ' * (indent + 2)}deeper: {_line(command)}", "dim")
+
+
+def _say(console: Console, text: str, indent: int = 0, style: str = "", word: str = "") -> None:
+    """Print words folded to the width, after a status or a severity where there is one."""
+    from rich.text import Text
+
+    badge = (word.upper() + "  ", _COLOURS.get(word, "bold")) if word else ""
+    whole = Text.assemble(badge, (_line(text), style))
+    for number, line in enumerate(whole.wrap(console, max(console.width - indent - 2, 20))):
+        line.rstrip()
+        console.print(Text(" " * (indent + (2 if word and number else 0))) + line, soft_wrap=True, highlight=False)
+
+
+def _put(console: Console, text: str, style: str = "") -> None:
+    """Print a text as it is, however long its lines."""
+    console.print(text, style=style, markup=False, emoji=False, soft_wrap=True, highlight=False)
