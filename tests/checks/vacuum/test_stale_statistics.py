@@ -16,6 +16,8 @@ def table(rows, changes=0, **more):
         "table": "shop.orders",
         "rows": rows,
         "changes": changes,
+        "changes_ever": 10**9,
+        "analyzed_rows": rows,
         "analyze_trigger": 5_000.0,
         "own_scale_factor": None,
         "analyzed_s": 3600.0,
@@ -76,6 +78,14 @@ def test_real_ones_are_told_from_near_misses_and_every_remedy_runs(server, build
     assert asked(server)[0] == {}
 
 
+def test_what_a_session_has_loaded_and_analyzed_itself_is_well_until_it_changes(server, build):
+    handed_in = "select pg_stat_force_next_flush()"
+    build(f"create table t with ({OFF}) as select i as id from generate_series(1, 20000) as i", "analyze t", handed_in)
+    assert asked(server)[0] == {}
+    build("update t set id = id where id <= 10000", handed_in)
+    assert "10,000 of" in asked(server)[0]["lab.t"].title
+
+
 def test_a_reset_of_the_counters_is_not_taken_for_a_missing_analyze(server, build):
     build(
         f"create table t with ({OFF}) as select i as id from generate_series(1, 20000) as i",
@@ -134,6 +144,15 @@ def test_never_analyzed_matters_from_so_many_rows_on(rows, severity, context):
 )
 def test_changes_must_reach_both_the_factor_and_the_share(rows, changes, severity, context):
     assert severities([table(rows, changes)], context) == severity
+
+
+@pytest.mark.parametrize(
+    ("analyzed_s", "ever", "severity"),
+    [(0.0, 20_000, []), (3599.0, 29_999, []), (3599.0, 30_000, ["warning"]), (3600.0, 20_000, ["warning"])],
+)
+def test_soon_after_an_analyze_only_changes_are_believed_that_it_cannot_have_seen(analyzed_s, ever, severity, context):
+    row = table(20_000, 20_000, analyzed_s=analyzed_s, changes_ever=ever)
+    assert severities([row], context) == severity
 
 
 def test_what_is_analyzed_now_is_well(context):
