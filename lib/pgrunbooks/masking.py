@@ -19,6 +19,7 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _KEPT = {"quoted", "word"}
+HIDDEN = "<insufficient privilege>"  # what pg_stat_activity shows in place of a text that the role may not see
 
 
 def mask(query: str) -> str:
@@ -38,8 +39,8 @@ def mask(query: str) -> str:
 def command(query: str | None) -> str:
     """Return what a statement is, in capitals, for a sentence: ``'ALTER TABLE'``, ``'SELECT'``, ``'statement'``."""
     words = re.findall(r"[A-Za-z]+", mask(query or ""))[:2]
-    if not words:
+    if not words or query == HIDDEN:
         return "statement"
     verb = words[0].upper()
-    two = {"ALTER", "CREATE", "DROP", "REFRESH", "COMMENT", "LOCK", "REINDEX", "TRUNCATE"}
+    two = {"ALTER", "CREATE", "DROP", "REINDEX"}
     return " ".join(word.upper() for word in words) if verb in two and len(words) == 2 else verb

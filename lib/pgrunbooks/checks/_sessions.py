@@ -19,7 +19,8 @@ Row = Mapping[str, Any]
 # transaction: its name is found through the lock that it holds and the conflict table of section 13.3.1
 # (https://www.postgresql.org/docs/18/explicit-locking.html#LOCKING-TABLES). A prepared transaction keeps the virtual
 # id of the session that prepared it, and becomes -1/xid with a restart: the lock on its own xid says which it is.
-# That lock also tells who has written, to a role that may not see backend_xid.
+# That lock also tells who has written, to a role that may not see backend_xid. Who waits for a row waits for the
+# transaction that changed it, and holds the tuple meanwhile, which tells the table.
 _SESSIONS = """
 with conflicts (held, wanted) as (
     values
@@ -40,7 +41,7 @@ with conflicts (held, wanted) as (
 locks as materialized (
     select
         l.pid, l.granted, l.mode, l.waitstart, l.virtualtransaction, l.transactionid, l.locktype, l.database,
-        l.relation,
+        l.relation, l.classid, l.objid, l.objsubid,
         concat_ws('/', l.locktype, l.database, coalesce(l.relation::text, '-'), coalesce(l.page::text, '-'),
                   coalesce(l.tuple::text, '-'), l.virtualxid, l.transactionid::text, coalesce(l.classid::text, '-'),
                   coalesce(l.objid::text, '-'), l.objsubid::text) as tag
@@ -60,13 +61,19 @@ own as materialized (
 ),
 waiting as (
     select distinct on (session_pid)
-        session_pid, waitstart, mode, locktype, database, relation, tag, blockers
+        session_pid, waitstart, mode, locktype, database, relation, key, tag, blockers
     from (
         select
-            coalesce(a.session_pid, l.pid) as session_pid, l.waitstart, l.mode, l.locktype, l.database, l.relation,
+            coalesce(a.session_pid, l.pid) as session_pid, l.waitstart, l.mode, l.locktype,
+            coalesce(l.database, t.database) as database, coalesce(l.relation, t.relation) as relation,
+            case l.objsubid
+                when 1 then ((l.classid::int8 << 32) + l.objid::int8)::text
+                when 2 then pg_catalog.format('(%s, %s)', l.classid::int4, l.objid::int4)
+            end as key,
             l.tag, pg_catalog.pg_blocking_pids(l.pid) as blockers
         from locks as l
         left join activity as a on a.pid = l.pid
+        left join locks as t on l.locktype = 'transactionid' and t.pid = l.pid and t.locktype = 'tuple' and t.granted
         where not l.granted and l.pid is not null
     ) as waits
     where pg_catalog.cardinality(blockers) > 0
@@ -105,9 +112,10 @@ select
     w.locktype as lock_type,
     w.mode as lock_mode,
     case
-        when c.oid is not null then pg_catalog.format('%I.%I', n.nspname, c.relname)
-        when w.relation is not null then pg_catalog.format('relation %s of another database', w.relation)
-        else w.locktype
+        when w.locktype in ('transactionid', 'tuple') then concat_ws(' of ', 'a row', o.relation)
+        when w.locktype = 'virtualxid' then 'a snapshot'
+        when w.locktype = 'advisory' then concat_ws(' ', 'advisory key', w.key)
+        else coalesce(o.relation, w.locktype)
     end as lock_on,
     array(
         select 'pid:' || b.pid from pg_catalog.unnest(w.blockers) as b (pid) where b.pid not in (0, a.pid)
@@ -121,6 +129,12 @@ left join waiting as w on w.session_pid = a.pid
 left join pg_catalog.pg_database as here on here.datname = pg_catalog.current_database()
 left join pg_catalog.pg_class as c on c.oid = w.relation and w.database in (0, here.oid)
 left join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+cross join lateral (
+    select case
+        when c.oid is not null then pg_catalog.format('%I.%I', n.nspname, c.relname)
+        when w.relation is not null then pg_catalog.format('relation %s of another database', w.relation)
+    end
+) as o (relation)
 where a.pid <> pg_catalog.pg_backend_pid() and a.pid = a.session_pid
 union all
 select
@@ -136,6 +150,7 @@ order by kind, id
 SQL: Mapping[int, str] = {15: with_query(_SESSIONS)}
 
 IDLE_IN_TRANSACTION = ("idle in transaction", "idle in transaction (aborted)")
+CLIENT_WAITS = ("ClientRead", "ClientWrite")
 
 
 @dataclass(frozen=True)
@@ -242,13 +257,25 @@ def cancel(row: Row) -> Remedy:
 def terminate(row: Row) -> Remedy:
     """Return the remedy that ends a session; what it has written in this transaction is rolled back."""
     written = "what it wrote is lost" if row["has_written"] else "it has written nothing"
+    ends = (
+        "it has no transaction open" if row["state"] == "idle" else f"its open transaction is rolled back ({written})"
+    )
     return Remedy(
-        f"End the session; its open transaction is rolled back ({written})",
+        f"End the session; {ends}",
         sql=f"select pg_terminate_backend(pid) from pg_stat_activity {_only(row)};",
         risk="high" if row["has_written"] else "low",
         locks="none",
         undo="none: the application has to connect and do its work again",
     )
+
+
+def stop(row: Row) -> tuple[Remedy, ...]:
+    """Return what ends a session's work, the mildest first; a cancel where there is a statement that would hear it.
+
+    A statement that waits for its client, to read from it or to write to it, hears a cancel only when the client moves.
+    """
+    deaf = row["state"] in ("idle", *IDLE_IN_TRANSACTION) or row["wait_event"] in CLIENT_WAITS
+    return (terminate(row),) if deaf else (cancel(row), terminate(row))
 
 
 def finish_prepared(row: Row) -> tuple[Remedy, ...]:

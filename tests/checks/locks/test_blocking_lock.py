@@ -2,11 +2,13 @@ from dataclasses import replace
 
 import pytest
 
-from conftest import session_row
+from conftest import diagnose, session_row
 from pgrunbooks.check import Finding, catalogue
 from pgrunbooks.checks.locks.blocking_lock import causes, judge
+from pgrunbooks.drills import Actors, pid
 
-LIMITS = catalogue()["blocking-lock"].limits()
+CODE = "blocking-lock"
+LIMITS = catalogue()[CODE].limits()
 
 
 def waiters(*seconds, behind="1"):
@@ -22,6 +24,44 @@ def severities(rows, context):
 
 def test_the_drill_is_found_and_healed(prove):
     prove("blocking-lock")
+
+
+def test_each_root_says_what_it_holds_and_ends_with_what_it_hears(server, build):
+    build("create table lab.stock as select i as id from generate_series(1, 2) as i")
+    update = "update lab.stock set id = id where id = 1"
+    with Actors(server) as stage:
+        holders = [
+            stage.enter("cron", "select pg_advisory_lock(-42)", "select pg_advisory_lock(-1, 7)"),
+            stage.enter("checkout", "begin", update),
+        ]
+        waiters = [
+            stage.block("cron", "select pg_advisory_lock(-42)"),
+            stage.block("cron", "select pg_advisory_lock_shared(-1, 7)"),
+            stage.block("checkout", update),
+        ]
+        for waiter in waiters:
+            stage.waited(waiter, 0.1)
+        found = {
+            it.name: it for it in diagnose(server, "blocking-lock", thresholds={CODE: {"warning": "0.1s"}}).findings
+        }
+        cron, checkout = (found[pid(holder)] for holder in holders)
+        assert (
+            "is idle, outside of any transaction, and holds a lock on advisory key (-1, 7), advisory key -42"
+            in cron.impact
+        )
+        assert [it.title for it in cron.remedies] == ["End the session; it has no transaction open"]
+        assert "holds a lock on a row of lab.stock that they need" in checkout.impact
+        stage.watcher.execute(cron.remedies[0].sql)
+        stage.wait_until("select count(*) = 1 from pg_locks where not granted")
+
+
+@pytest.mark.parametrize(
+    ("changes", "remedies"),
+    [({}, 2), ({"state": "idle"}, 1), ({"wait_event": "ClientWrite"}, 1), ({"state": "idle in transaction"}, 1)],
+)
+def test_a_cancel_is_offered_only_to_a_root_that_hears_it(changes, remedies, context):
+    (finding,) = judge([session_row("1", **changes), *waiters(40)], LIMITS, context)
+    assert len(finding.remedies) == remedies
 
 
 @pytest.mark.parametrize(

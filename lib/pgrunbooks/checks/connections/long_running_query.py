@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows, grade
-from pgrunbooks.checks._sessions import SQL, Row, behind, cancel, count, evidence, label, terminate
+from pgrunbooks.checks._sessions import SQL, Row, behind, count, evidence, label, stop
 from pgrunbooks.display import duration
 from pgrunbooks.masking import command, mask
 
@@ -84,8 +84,7 @@ def _remedies(row: Row, kind: str | None, limits: Limits) -> Iterable[Remedy]:
     elif kind:
         look = f"select {_MAINTENANCE[kind][1]} from pg_stat_progress_{kind} where pid = {row['name']};"
         yield Remedy("Let it finish; see how far it is", sql=look, risk="none", locks="none")
-    yield cancel(row)
-    yield terminate(row)
+    yield from stop(row)
     if row["quoted_role"] and not kind:
         yield Remedy(
             "So that it cannot happen again: let the server end such statements (for new sessions of this role)",

@@ -10,7 +10,7 @@ maintenance takes its time: both are 'info'.
 from collections.abc import Iterable
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows, grade
-from pgrunbooks.checks._sessions import SQL, Row, behind, cancel, count, evidence, label, terminate
+from pgrunbooks.checks._sessions import SQL, Row, behind, count, evidence, label, stop
 from pgrunbooks.checks.connections import idle_in_transaction, long_running_query
 from pgrunbooks.checks.connections.long_running_query import ACTIVE, maintenance
 from pgrunbooks.display import duration
@@ -57,9 +57,7 @@ def _is_one_statement(row: Row) -> bool:
 
 
 def _remedies(row: Row, limits: Limits, context: Context) -> Iterable[Remedy]:
-    if row["state"] in ACTIVE:
-        yield cancel(row)
-    yield terminate(row)
+    yield from stop(row)
     if row["quoted_role"] and context.server.major >= 17:
         yield Remedy(
             "So that it cannot happen again: let the server end such transactions (for new sessions of this role)",

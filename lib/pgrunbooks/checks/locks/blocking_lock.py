@@ -9,15 +9,15 @@ from collections.abc import Iterable, Sequence
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Rows, grade
 from pgrunbooks.checks._sessions import (
+    CLIENT_WAITS,
     IDLE_IN_TRANSACTION,
     SQL,
     Tree,
-    cancel,
     count,
     evidence,
     finish_prepared,
     label,
-    terminate,
+    stop,
     trees,
 )
 from pgrunbooks.display import duration
@@ -37,22 +37,26 @@ def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
 def _finding(tree: Tree, severity: str) -> Finding:
     root, waiters = tree.root, tree.waiters
     objects = sorted({row["lock_on"] for row in waiters if row["depth"] == 1 and row["lock_on"]})
-    if root["kind"] == "prepared_transaction":
-        doing, remedies = "is prepared and not finished", finish_prepared(root)
+    is_prepared, until = root["kind"] == "prepared_transaction", "commits, rolls back or ends"
+    if is_prepared:
+        doing = "is prepared and not finished"
+    elif root["state"] == "idle":
+        doing, until = "is idle, outside of any transaction,", "releases it or ends"
     elif root["state"] in IDLE_IN_TRANSACTION:
-        doing, remedies = f"is {root['state']}", (terminate(root),)
+        doing = f"is {root['state']}"
+    elif root["wait_event"] in CLIENT_WAITS:
+        doing = f"runs {command(root['query'])}, waits for its client"
     else:
         doing = f"runs {command(root['query'])}" if root["state"] else "does what this role may not see"
-        remedies = (cancel(root), terminate(root))
     return Finding(
         severity=severity,  # type: ignore[arg-type]
         kind=root["kind"],
         name=root["name"],
         title=f"{label(root)} blocks {count(len(waiters), 'session')}, the longest for {duration(tree.longest_s)}",
         impact=f"It {doing} and holds a lock on {', '.join(objects[:3])} that they need; "
-        "none of them moves before it commits, rolls back or ends.",
+        f"none of them moves before it {until}.",
         evidence=[evidence(row) for row in ({"depth": 0, **root}, *waiters)],
-        remedies=remedies,
+        remedies=finish_prepared(root) if is_prepared else stop(root),
         involves=frozenset(row["id"] for row in waiters),
     )
 

@@ -12,7 +12,7 @@ purpose: its age is 'info', the transactions it costs are judged as everybody's.
 from collections.abc import Iterable, Sequence
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows, Severity, grade
-from pgrunbooks.checks._sessions import Row, cancel, evidence, finish_prepared, label, literal, terminate
+from pgrunbooks.checks._sessions import Row, evidence, finish_prepared, label, literal, stop
 from pgrunbooks.checks._texts import with_query
 from pgrunbooks.display import duration
 
@@ -170,9 +170,7 @@ def _remedies(row: Row) -> Iterable[Remedy]:
     if row["kind"] == "prepared_transaction":
         yield from finish_prepared(row)
     elif row["kind"] == "pid":
-        if row["state"] == "active":
-            yield cancel(row)
-        yield terminate(row)
+        yield from stop(row)
     elif row["kind"] == "standby" or row["application"]:
         yield from _on_the_standby(row)
     else:
