@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pgrunbooks.check import Remedy, Rows
+from pgrunbooks.check import Finding, Remedy, Rows
 from pgrunbooks.checks._texts import with_query
 
 Row = Mapping[str, Any]
@@ -206,6 +206,12 @@ def label(row: Row) -> str:
     words = ", ".join(f"{word} {value}" for word, value in known if value)
     words = words or row["backend_type"] or "other role"
     return f"Session {row['name']} ({words})"
+
+
+def hangs_in(finding: Finding, others: Sequence[Finding]) -> list[Finding]:
+    """Return what a finding's session is held up by: the lock queues, and the missing standby, that involve it."""
+    codes = ("blocking-lock", "sync-replica-missing")
+    return [it for it in others if it.code in codes and finding.subject in it.involves]
 
 
 def count(number: int, noun: str) -> str:

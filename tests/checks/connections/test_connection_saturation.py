@@ -30,10 +30,16 @@ def test_the_largest_consumer_is_named(context):
     assert "application pool, with 90 sessions" in finding.impact
 
 
-@pytest.mark.parametrize(("waiters", "blamed"), [(44, True), (38, False)])
-def test_a_lock_queue_is_blamed_from_half_of_the_used_slots_on(waiters, blamed, context):
+@pytest.mark.parametrize(
+    ("code", "waiters", "blamed"),
+    [
+        ("blocking-lock", 44, True),
+        ("blocking-lock", 43, False),
+        ("sync-replica-missing", 45, True),
+        ("sync-replica-missing", 44, False),
+    ],
+)
+def test_what_holds_half_of_the_used_slots_is_blamed(code, waiters, blamed, context):
     (finding,) = judge(slots(90), LIMITS, context)
-    queue = Finding(
-        "critical", "pid", "1", "t", "i", code="blocking-lock", involves=frozenset(map(str, range(waiters)))
-    )
+    queue = Finding("critical", "pid", "1", "t", "i", code=code, involves=frozenset(map(str, range(waiters))))
     assert list(causes(finding, [queue])) == ([queue] if blamed else [])

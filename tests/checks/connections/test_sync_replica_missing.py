@@ -28,6 +28,13 @@ def test_the_remedy_lets_the_waiting_commit_go_on(server):
         assert state is None
 
 
+def test_a_commit_that_hangs_is_its_symptom(server):
+    limits = {"long-running-query": {"warning": "0"}, "wait-event-hotspot": {"min_sessions": "1"}}
+    with drills()["sync-replica-missing"].fault(server):
+        missing, *symptoms = diagnose(server, "sync-replica-missing", *limits, thresholds=limits).findings
+    assert {(it.code, it.caused_by) for it in symptoms} == {(code, (missing.id,)) for code in limits}
+
+
 @pytest.mark.parametrize(
     ("setting", "number", "names"),
     [

@@ -104,11 +104,10 @@ def test_two_events_can_be_hot_and_one_name_is_one_finding(context):
 
 
 @pytest.mark.parametrize(("behind", "blamed"), [((1, 2, 3, 9), True), ((1, 2), False), ((8, 9), False), ((), False)])
-def test_a_lock_queue_with_half_of_the_sessions_is_blamed(behind, blamed, context):
+@pytest.mark.parametrize("code", ["blocking-lock", "sync-replica-missing"])
+def test_what_holds_up_half_of_the_sessions_is_blamed(code, behind, blamed, context):
     (finding,) = judge(sampled(50, sessions=5), LIMITS, context)
-    lock = Finding(
-        "critical", "pid", "7", "t", "i", code="blocking-lock", involves=frozenset(f"pid:{it}" for it in behind)
-    )
+    lock = Finding("critical", "pid", "7", "t", "i", code=code, involves=frozenset(f"pid:{it}" for it in behind))
     assert list(causes(finding, [lock])) == ([lock] if blamed else [])
 
 

@@ -71,9 +71,9 @@ def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
 
 
 def causes(finding: Finding, others: Sequence[Finding]) -> Iterable[Finding]:
-    """Blame a lock queue that holds at least half of the used slots."""
-    used = len(finding.involves)
-    return [it for it in others if it.code == "blocking-lock" and 2 * (len(it.involves) + 1) >= used]
+    """Blame what holds at least half of the used slots: a lock queue with its root, or commits without a standby."""
+    used, roots = len(finding.involves), {"blocking-lock": 1, "sync-replica-missing": 0}
+    return [it for it in others if it.code in roots and 2 * (len(it.involves) + roots[it.code]) >= used]
 
 
 check = Check(

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows, grade
-from pgrunbooks.checks._sessions import SQL, Row, behind, count, evidence, label, stop
+from pgrunbooks.checks._sessions import SQL, Row, behind, count, evidence, hangs_in, label, stop
 from pgrunbooks.display import duration
 from pgrunbooks.masking import command, mask
 
@@ -96,8 +96,8 @@ def _remedies(row: Row, kind: str | None, limits: Limits) -> Iterable[Remedy]:
 
 
 def causes(finding: Finding, others: Sequence[Finding]) -> Iterable[Finding]:
-    """Blame every root blocker in whose tree the statement waits."""
-    return [it for it in others if it.code == "blocking-lock" and finding.subject in it.involves]
+    """Blame every root blocker in whose tree the statement waits, and the missing standby that its commit waits for."""
+    return hangs_in(finding, others)
 
 
 check = Check(

@@ -7,10 +7,10 @@ that is one running statement is long-running-query's; the rest is here. A dump 
 maintenance takes its time: both are 'info'.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows, grade
-from pgrunbooks.checks._sessions import SQL, Row, behind, count, evidence, label, stop
+from pgrunbooks.checks._sessions import SQL, Row, behind, count, evidence, hangs_in, label, stop
 from pgrunbooks.checks.connections import idle_in_transaction, long_running_query
 from pgrunbooks.checks.connections.long_running_query import ACTIVE, maintenance
 from pgrunbooks.display import duration
@@ -69,10 +69,16 @@ def _remedies(row: Row, limits: Limits, context: Context) -> Iterable[Remedy]:
     yield Remedy("Commit in batches of some thousand rows, so that each transaction takes seconds", risk="low")
 
 
+def causes(finding: Finding, others: Sequence[Finding]) -> Iterable[Finding]:
+    """Blame every root blocker in whose tree the session waits, and the missing standby that its commit waits for."""
+    return hangs_in(finding, others)
+
+
 check = Check(
     "long-transaction",
     sql=SQL,
     judge=judge,
+    causes=causes,
     docs=("https://www.postgresql.org/docs/current/routine-vacuuming.html#VACUUM-FOR-SPACE-RECOVERY",),
     runbook="connection_analysis",
     sees_sessions=True,

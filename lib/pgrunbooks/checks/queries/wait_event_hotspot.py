@@ -124,9 +124,9 @@ def _remedies(kind: str) -> tuple[Remedy, ...]:
 
 
 def causes(finding: Finding, others: Sequence[Finding]) -> Iterable[Finding]:
-    """Blame a lock queue in which at least half of the sessions stand that were seen in this event."""
-    half = len(finding.involves) / 2
-    return [it for it in others if it.code == "blocking-lock" and len(it.involves & finding.involves) >= half > 0]
+    """Blame what holds up at least half of the sessions seen in this event: a lock queue, or a missing standby."""
+    half, codes = len(finding.involves) / 2, ("blocking-lock", "sync-replica-missing")
+    return [it for it in others if it.code in codes and len(it.involves & finding.involves) >= half > 0]
 
 
 check = Check(
