@@ -37,6 +37,8 @@ def test_the_pause_is_found_on_the_standby_and_healed_by_its_remedy(server):
             (finding,) = found()
             assert (finding.kind, finding.name, finding.severity) == ("standby", name, "warning")
             assert "16 MB of WAL wait" in finding.title
+            (late,) = diagnose(server, CODE, dsn=standby.url(), thresholds={CODE: {"critical": "1ms"}}).findings
+            assert late.severity == "critical"  # though it has replayed no transaction since its start
             dba.execute(finding.remedies[0].sql)
             assert found() == []
 

@@ -3,7 +3,8 @@
 ``pg_wal_replay_pause()`` holds a standby still while it goes on receiving: for a look at the past, for a rolling
 upgrade, and then it is forgotten. Its readers see an ever older state, its disk fills with WAL, and a failover to it
 waits for all of that. A server whose recovery has reached its target pauses too. Decided by what the standby says;
-critical once WAL waits and the last transaction that was replayed is older than ``critical``.
+critical once WAL waits and the last transaction that was replayed is older than ``critical``. A standby that has
+replayed none since it was started sees nothing younger than its start.
 """
 
 from collections.abc import Iterable
@@ -29,7 +30,9 @@ select
     pg_catalog.pg_wal_lsn_diff(
         pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn()
     )::int8 as waiting_bytes,
-    extract(epoch from clock_timestamp() - pg_catalog.pg_last_xact_replay_timestamp())::float8 as replayed_s
+    extract(epoch from clock_timestamp() - coalesce(
+        pg_catalog.pg_last_xact_replay_timestamp(), pg_catalog.pg_postmaster_start_time()
+    ))::float8 as replayed_s
 from (select pg_catalog.pg_is_in_recovery() as in_recovery) as r
 left join pg_catalog.pg_stat_wal_receiver as w on true
 where r.in_recovery
