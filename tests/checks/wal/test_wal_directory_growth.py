@@ -102,5 +102,17 @@ def test_only_the_holder_is_blamed(row, blamed, context):
     assert [(it.code, it.name) for it in causes(finding, others)] == blamed
 
 
+def test_all_that_keep_half_of_it_are_named_and_blamed_since_each_has_to_let_go(context):
+    rows = [directory(4 * GB, slot, 3 * GB, unarchived_bytes=2 * GB) for slot in ("cdc", "replica")]
+    (finding,) = judge([*rows, directory(4 * GB, "near", GB)], LIMITS, context)
+    assert finding.title.endswith(
+        "the replication slot cdc keeps 3 GB, and nobody reads it; the replication slot replica keeps 3 GB, and nobody"
+        " reads it; 2 GB wait for the archiver"
+    )
+    others = [other("inactive-replication-slot", "slot", name) for name in ("cdc", "replica", "near")]
+    others.append(other("wal-archiving-failing", "cluster", "cluster"))
+    assert [it.name for it in causes(finding, others)] == ["cdc", "replica", "cluster"]
+
+
 def test_no_row_is_well(context):
     assert list(judge([], LIMITS, context)) == []

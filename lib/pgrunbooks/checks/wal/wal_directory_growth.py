@@ -2,8 +2,8 @@
 
 ``max_wal_size`` is what checkpoints aim at, and ``wal_keep_size`` comes on top of it; no setting caps pg_wal by itself.
 A replication slot that nobody reads, an archiver that fails or a burst of writes lets it grow until the disk is full,
-and then the server stops. Decided by its size against both settings together. The holder that is named is the one that
-keeps the most WAL, and at least half of what lies there: a slot, the archiver, or ``wal_keep_size``.
+and then the server stops. Decided by its size against both settings together. Named is who keeps at least half of what
+lies there: a slot, the archiver, or ``wal_keep_size``. These overlap, so where there are several each has to let go.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows, grade
 from pgrunbooks.checks._counters import evidence
-from pgrunbooks.checks._sessions import Row, literal
+from pgrunbooks.checks._sessions import literal
 from pgrunbooks.display import size
 
 _DIRECTORY = """
@@ -47,7 +47,7 @@ SQL = {15: _DIRECTORY}
 
 
 class Holder(NamedTuple):
-    """Who keeps WAL, as a sentence says it, and how many bytes."""
+    """Who keeps WAL, how many bytes, and the words around these."""
 
     kind: str
     name: str
@@ -55,18 +55,19 @@ class Holder(NamedTuple):
     words: str
 
 
-def holder(rows: Rows) -> Holder | None:
-    """Return who keeps the most WAL, where that is at least half of what pg_wal holds."""
+def holders(rows: Rows) -> list[Holder]:
+    """Return who keeps at least half of what pg_wal holds, who keeps most first: each of them has to let go."""
     first = rows[0]
-    keep, waiting, kept = first["wal_keep_bytes"] or 0, first["unarchived_bytes"] or 0, first["retained_bytes"] or 0
-    reader = "an active reader that is behind" if first["active"] else "and nobody reads it"
-    holders = (
-        Holder("slot", first["slot"] or "", kept, f"the replication slot {first['slot']} keeps {size(kept)}, {reader}"),
-        Holder("archiver", "cluster", waiting, f"{size(waiting)} wait for the archiver"),
-        Holder("setting", "wal_keep_size", keep, f"wal_keep_size asks for {size(keep)}"),
-    )
-    most = max(holders, key=lambda it: it.bytes)
-    return most if most.bytes > 0 and 2 * most.bytes >= first["wal_bytes"] else None
+    found = [
+        Holder("archiver", "cluster", first["unarchived_bytes"] or 0, "{} wait for the archiver"),
+        Holder("setting", "wal_keep_size", first["wal_keep_bytes"] or 0, "wal_keep_size asks for {}"),
+    ]
+    for row in rows:
+        reader = "an active reader that is behind" if row["active"] else "and nobody reads it"
+        words = f"the replication slot {row['slot']} keeps {{}}, {reader}"
+        found.append(Holder("slot", row["slot"] or "", row["retained_bytes"] or 0, words))
+    half = [it for it in found if it.bytes > 0 and 2 * it.bytes >= first["wal_bytes"]]
+    return sorted(half, key=lambda it: (-it.bytes, it.kind != "slot"))
 
 
 def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
@@ -78,7 +79,9 @@ def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
     factor = row["wal_bytes"] / max(allowed, 1)
     severity = grade(factor, limits)
     if severity:
-        held = holder(rows)
+        together = holders(rows)
+        held = together[0] if together else None
+        words = "; ".join(it.words.format(size(it.bytes)) for it in together[:3])
         facts = {"holder": held.kind if held else None, "held_by": held.name if held else None}
         columns = ("wal_bytes", "wal_files", "max_wal_bytes", "wal_keep_bytes", "unarchived_bytes")
         slots = evidence(rows, "slot", "slot_type", "active", "retained_bytes") if row["slot"] else []
@@ -87,7 +90,7 @@ def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
             kind="cluster",
             name="cluster",
             title=f"pg_wal holds {size(row['wal_bytes'])}, {factor:.1f} times the {size(allowed)} it is meant for: "
-            f"{held.words if held else 'no slot, archiver or setting explains it'}",
+            f"{words or 'no slot, archiver or setting explains it'}",
             impact="It grows with every write, and a server whose pg_wal cannot grow any more stops at once."
             if held
             else "Writes outrun checkpoints, or it is left from a burst: then it shrinks with the next checkpoints.",
@@ -121,13 +124,14 @@ def _remedies(held: Holder | None) -> tuple[Remedy, ...]:
 
 
 def causes(finding: Finding, others: Sequence[Finding]) -> Iterable[Finding]:
-    """Blame what is wrong with the holder that the evidence names."""
-    facts: Row = finding.evidence[0] if finding.evidence else {}
-    if facts.get("holder") == "archiver":
-        return [it for it in others if it.code == "wal-archiving-failing"]
-    slots = ("inactive-replication-slot", "replication-slot-lost")
-    held = facts.get("held_by") if facts.get("holder") == "slot" else None
-    return [it for it in others if it.code in slots and it.name == held]
+    """Blame what is wrong with each slot, and with the archiver, that keeps at least half of what lies there."""
+    facts, *slots = finding.evidence or ({},)
+    half = facts.get("wal_bytes", 0) / 2
+    held = {row["slot"] for row in slots if row.get("retained_bytes", 0) >= half}
+    for it in others:
+        by_slot = it.code in ("inactive-replication-slot", "replication-slot-lost") and it.name in held
+        if by_slot or (it.code == "wal-archiving-failing" and facts.get("unarchived_bytes", 0) >= half):
+            yield it
 
 
 check = Check(
