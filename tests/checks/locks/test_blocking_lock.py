@@ -6,6 +6,7 @@ from conftest import diagnose, session_row
 from pgrunbooks.check import Finding, catalogue
 from pgrunbooks.checks.locks.blocking_lock import causes, judge
 from pgrunbooks.drills import Actors, pid
+from pgrunbooks.verdict import rank
 
 CODE = "blocking-lock"
 LIMITS = catalogue()[CODE].limits()
@@ -105,6 +106,21 @@ def test_a_prepared_transaction_is_a_root_with_both_ways_out(context):
     (finding,) = judge([root, waiter], LIMITS, context)
     assert (finding.kind, finding.name) == ("prepared_transaction", "it's")
     assert [it.sql for it in finding.remedies] == ["rollback prepared 'it''s';", "commit prepared 'it''s';"]
+
+
+def test_an_autovacuum_that_gives_way_to_nobody_is_let_finish(context):
+    root = session_row("1", backend_type="autovacuum worker", query="autovacuum: VACUUM t (to prevent wraparound)")
+    (finding,) = judge([root, *waiters(40)], LIMITS, context)
+    assert [it.risk for it in finding.remedies] == ["none", "low"]
+    assert "pg_stat_progress_vacuum where pid = 1;" in finding.remedies[0].sql
+
+
+@pytest.mark.parametrize(("severity", "root"), [("info", "blocking-lock"), ("warning", "long-running-query")])
+def test_a_note_of_maintenance_is_no_cause_of_its_queue_but_follows_it(severity, root):
+    lock = Finding("critical", "pid", "1", "", "", code="blocking-lock", area="locks")
+    runs = Finding(severity, "pid", "1", "", "", code="long-running-query", area="connections")
+    first, second = rank([runs, lock])
+    assert (first.code, second.caused_by) == (root, (first.id,))
 
 
 def test_nobody_waiting_is_well(context):

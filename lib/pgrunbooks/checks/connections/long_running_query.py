@@ -96,8 +96,9 @@ def _remedies(row: Row, kind: str | None, limits: Limits) -> Iterable[Remedy]:
 
 
 def causes(finding: Finding, others: Sequence[Finding]) -> Iterable[Finding]:
-    """Blame every root blocker in whose tree the statement waits, and the missing standby that its commit waits for."""
-    return hangs_in(finding, others)
+    """Blame the root blockers in whose trees it waits, and the missing standby of its commit; a note, its own queue."""
+    own = [it for it in others if it.code == "blocking-lock" and it.subject == finding.subject]
+    return [*hangs_in(finding, others), *(own if finding.severity == "info" else [])]
 
 
 check = Check(

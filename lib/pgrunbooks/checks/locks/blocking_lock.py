@@ -7,12 +7,14 @@ Decided by the longest wait in the tree of one root, or by how many have waited 
 
 from collections.abc import Iterable, Sequence
 
-from pgrunbooks.check import Check, Context, Finding, Limits, Rows, grade
+from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows, grade
 from pgrunbooks.checks._sessions import (
     CLIENT_WAITS,
     IDLE_IN_TRANSACTION,
     SQL,
+    Row,
     Tree,
+    cancel,
     count,
     evidence,
     finish_prepared,
@@ -37,8 +39,8 @@ def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
 def _finding(tree: Tree, severity: str) -> Finding:
     root, waiters = tree.root, tree.waiters
     objects = sorted({row["lock_on"] for row in waiters if row["depth"] == 1 and row["lock_on"]})
-    is_prepared, until = root["kind"] == "prepared_transaction", "commits, rolls back or ends"
-    if is_prepared:
+    until = "commits, rolls back or ends"
+    if root["kind"] == "prepared_transaction":
         doing = "is prepared and not finished"
     elif root["state"] == "idle":
         doing, until = "is idle, outside of any transaction,", "releases it or ends"
@@ -56,17 +58,43 @@ def _finding(tree: Tree, severity: str) -> Finding:
         impact=f"It {doing} and holds a lock on {', '.join(objects[:3])} that they need; "
         f"none of them moves before it {until}.",
         evidence=[evidence(row) for row in ({"depth": 0, **root}, *waiters)],
-        remedies=finish_prepared(root) if is_prepared else stop(root),
+        remedies=_remedies(root),
         involves=frozenset(row["id"] for row in waiters),
     )
 
 
+def _remedies(root: Row) -> tuple[Remedy, ...]:
+    if root["kind"] == "prepared_transaction":
+        return finish_prepared(root)
+    if root["backend_type"] == "autovacuum worker":
+        return (
+            Remedy(
+                "Let it finish, and cancel the statement that waits first; see how far it is",
+                sql="select phase, heap_blks_scanned, heap_blks_total from pg_stat_progress_vacuum"
+                f" where pid = {root['name']};",
+                risk="none",
+                locks="none",
+            ),
+            Remedy(
+                "Or cancel it: one that gives way to nobody prevents wraparound, and begins anew within a minute",
+                sql=cancel(root).sql,
+                risk="low",
+                locks="none",
+            ),
+        )
+    return stop(root)
+
+
 def causes(finding: Finding, others: Sequence[Finding]) -> Iterable[Finding]:
-    """Blame what is wrong with the root session itself: that it idles, runs for too long, or cannot commit."""
+    """Blame what is wrong with the root session itself: that it idles, runs for too long, or cannot commit.
+
+    Maintenance that takes its time is not wrong: there the queue is the finding, and the note follows it.
+    """
     reasons = ("idle-in-transaction", "long-transaction", "long-running-query", "orphaned-prepared-transaction")
     for it in others:
         hangs = it.code == "sync-replica-missing" and finding.subject in it.involves
-        if hangs or (it.code in reasons and it.subject == finding.subject):
+        is_note = it.code == "long-running-query" and it.severity == "info"
+        if hangs or (it.code in reasons and it.subject == finding.subject and not is_note):
             yield it
 
 
