@@ -28,6 +28,21 @@ def test_causes_stand_before_their_symptoms():
     assert [it.code for it in rank([ddl, lock, idle])] == ["idle-in-transaction", "blocking-lock", "ddl-lock-queue"]
 
 
+def test_what_has_several_causes_stands_behind_all_of_them():
+    roots = [finding(code, pid) for pid in "12" for code in ("blocking-lock", "idle-in-transaction")]
+    locks = [replace(it, involves=frozenset({"pid:3"})) for it in roots if it.code == "blocking-lock"]
+    idle = [it for it in roots if it.code == "idle-in-transaction"]
+    ddl, apart = finding("ddl-lock-queue", "3", "critical"), finding("blocking-lock", "9", "warning", {"pid:10"})
+    assert [(it.code, it.name) for it in rank([apart, ddl, *locks, *idle])] == [
+        ("idle-in-transaction", "1"),
+        ("blocking-lock", "1"),
+        ("idle-in-transaction", "2"),
+        ("blocking-lock", "2"),
+        ("ddl-lock-queue", "3"),
+        ("blocking-lock", "9"),
+    ]
+
+
 def test_the_story_with_the_worst_finding_comes_first_even_if_its_root_is_milder():
     lone = finding("blocking-lock", "9", "warning", {"pid:10", "pid:11", "pid:12"})
     root = finding("blocking-lock", "1", "warning", {"pid:2"})

@@ -210,17 +210,19 @@ def rank(findings: Sequence[Finding]) -> list[Finding]:
     """Return the findings with their causes filled in, most important story first, each cause before its symptoms.
 
     A story is a root cause and all that follows from it. Stories are ordered by their worst severity, acute before
-    chronic, then by the sessions affected, code and name.
+    chronic, then by the sessions affected, code and name. What follows from several roots stands behind all of them.
     """
     linked = [replace(it, caused_by=tuple(sorted({c.id for c in _causes(it, findings)}))) for it in findings]
     by_id = {finding.id: finding for finding in linked}
-    ranked: dict[str, Finding] = {}
+    ranked: dict[str, None] = {}
     roots = [it for it in linked if not it.caused_by]
     stories = [_story(root, linked) for root in roots]
     for story in sorted(stories, key=lambda story: (min(map(_severity_rank, story)), *_order(story[0])[1:])):
-        ranked.update((it.id, it) for it in story if it.id not in ranked)
-    ranked.update((id, it) for id, it in by_id.items() if id not in ranked)
-    return list(ranked.values())
+        for finding in story:
+            _tell(finding, by_id, ranked)
+    for finding in linked:
+        _tell(finding, by_id, ranked)
+    return [by_id[id] for id in ranked]
 
 
 def utc_now() -> datetime.datetime:
@@ -242,6 +244,17 @@ def _story(root: Finding, findings: Sequence[Finding]) -> list[Finding]:
         story += follow
         queue += follow
     return story
+
+
+def _tell(
+    finding: Finding, by_id: Mapping[str, Finding], told: dict[str, None], begun: frozenset[str] = frozenset()
+) -> None:
+    """Add a finding to what was told, after all of its causes, whatever the shape of the graph."""
+    begun |= {finding.id}
+    for cause in sorted((by_id[id] for id in finding.caused_by if id not in begun), key=_order):
+        if cause.id not in told:
+            _tell(cause, by_id, told, begun)
+    told.setdefault(finding.id)
 
 
 def _severity_rank(finding: Finding) -> int:
