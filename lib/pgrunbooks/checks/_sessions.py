@@ -155,10 +155,15 @@ CLIENT_WAITS = ("ClientRead", "ClientWrite")
 
 @dataclass(frozen=True)
 class Tree:
-    """A session that blocks others and waits for nobody, and everyone who waits behind it, nearest first."""
+    """A session that blocks others and waits for nobody else, and everyone who waits behind it, nearest first."""
 
     root: Row
     waiters: Sequence[Row]
+
+    @property
+    def is_deadlock(self) -> bool:
+        """Tell whether the root waits for one of those who wait behind it."""
+        return bool(self.root["blocked_by"])
 
     @property
     def longest_s(self) -> float:
@@ -187,10 +192,20 @@ def behind(rows: Rows, blocker: str) -> list[Row]:
 
 
 def trees(rows: Rows) -> list[Tree]:
-    """Return the tree of every root blocker: of each session that is waited for and waits for nobody itself."""
+    """Return the tree of every root blocker: of each session that is waited for and waits for nobody itself.
+
+    A deadlock has none until the server breaks it: there it is the session that began to wait last.
+    """
     blockers = {blocker for row in rows for blocker in row["blocked_by"]}
     roots = [row for row in rows if row["id"] in blockers and not row["blocked_by"]]
-    return [Tree(root, behind(rows, root["id"])) for root in roots]
+    found = [Tree(root, behind(rows, root["id"])) for root in roots]
+    known = {row["id"] for tree in found for row in tree.waiters}
+    for row in sorted((it for it in rows if it["blocked_by"]), key=lambda it: (it["waiting_s"] or 0.0, it["id"])):
+        waiters = [] if row["id"] in known else behind(rows, row["id"])
+        if set(row["blocked_by"]) & {it["id"] for it in waiters}:
+            found.append(Tree(row, waiters))
+            known |= {it["id"] for it in (row, *waiters)}
+    return found
 
 
 def blocks_for(rows: Rows, blocker: str) -> float:

@@ -98,6 +98,23 @@ def test_a_deadlock_that_the_server_has_not_broken_yet_ends(context):
     assert severities(rows, context) == []
 
 
+def test_a_deadlock_that_lasts_has_the_last_to_wait_as_its_root(context):
+    rows = [
+        session_row("1", blocked_by=("2",), waiting_s=40),
+        session_row("2", blocked_by=("1",), waiting_s=30),
+        session_row("3", blocked_by=("1",), waiting_s=20),
+        session_row("4", blocked_by=("gone",), waiting_s=50),
+    ]
+    (finding,) = judge(rows, LIMITS, context)
+    assert (finding.name, finding.severity, finding.involves) == ("2", "critical", {"pid:1", "pid:2", "pid:3"})
+    assert "a deadlock" in finding.impact
+    runs = [Finding("warning", "pid", name, "", "", code="long-running-query", area="connections") for name in "123"]
+    assert [it.caused_by for it in rank([replace(finding, code=CODE, area="locks"), *runs])] == [
+        (),
+        *[(f"{CODE}:pid:2",)] * 3,
+    ]
+
+
 def test_a_prepared_transaction_is_a_root_with_both_ways_out(context):
     root = session_row(
         "it's", kind="prepared_transaction", id="prepared_transaction:it's", state="prepared", query=None

@@ -2,7 +2,8 @@
 
 A session that waits for nobody and that others wait for is a root: while it keeps its locks nothing behind it moves,
 whatever is done to the waiters. Waits of milliseconds are life on a busy server; waits that last are an incident.
-Decided by the longest wait in the tree of one root, or by how many have waited for ``warning``.
+Decided by the longest wait in the tree of one root, or by how many have waited for ``warning``. A deadlock that
+outlasts ``warning``, since deadlock_timeout is longer, has the session as its root that began to wait last.
 """
 
 from collections.abc import Iterable, Sequence
@@ -42,6 +43,8 @@ def _finding(tree: Tree, severity: str) -> Finding:
     until = "commits, rolls back or ends"
     if root["kind"] == "prepared_transaction":
         doing = "is prepared and not finished"
+    elif tree.is_deadlock:
+        doing, until = "waits for one of them itself, a deadlock,", "is cancelled or deadlock_timeout has passed"
     elif root["state"] == "idle":
         doing, until = "is idle, outside of any transaction,", "releases it or ends"
     elif root["state"] in IDLE_IN_TRANSACTION:
@@ -59,7 +62,7 @@ def _finding(tree: Tree, severity: str) -> Finding:
         f"none of them moves before it {until}.",
         evidence=[evidence(row) for row in ({"depth": 0, **root}, *waiters)],
         remedies=_remedies(root),
-        involves=frozenset(row["id"] for row in waiters),
+        involves=frozenset(row["id"] for row in ((root, *waiters) if tree.is_deadlock else waiters)),
     )
 
 
@@ -91,6 +94,8 @@ def causes(finding: Finding, others: Sequence[Finding]) -> Iterable[Finding]:
     Maintenance that takes its time is not wrong: there the queue is the finding, and the note follows it.
     """
     reasons = ("idle-in-transaction", "long-transaction", "long-running-query", "orphaned-prepared-transaction")
+    if finding.subject in finding.involves:
+        return  # a deadlock: it runs for long since it waits
     for it in others:
         hangs = it.code == "sync-replica-missing" and finding.subject in it.involves
         is_note = it.code == "long-running-query" and it.severity == "info"
