@@ -20,7 +20,8 @@ Row = Mapping[str, Any]
 # (https://www.postgresql.org/docs/18/explicit-locking.html#LOCKING-TABLES). A prepared transaction keeps the virtual
 # id of the session that prepared it, and becomes -1/xid with a restart: the lock on its own xid says which it is.
 # That lock also tells who has written, to a role that may not see backend_xid. Who waits for a row waits for the
-# transaction that changed it, and holds the tuple meanwhile, which tells the table.
+# transaction that changed it, and holds the tuple meanwhile, which tells the table. On a standby the startup process
+# takes the ACCESS EXCLUSIVE locks of the primary, nobody else may, and pg_blocking_pids() knows nothing of it.
 _SESSIONS = """
 with conflicts (held, wanted) as (
     values
@@ -70,7 +71,17 @@ waiting as (
                 when 1 then ((l.classid::int8 << 32) + l.objid::int8)::text
                 when 2 then pg_catalog.format('(%s, %s)', l.classid::int4, l.objid::int4)
             end as key,
-            l.tag, pg_catalog.pg_blocking_pids(l.pid) as blockers
+            l.tag,
+            case
+                when l.mode = 'AccessExclusiveLock' and pg_catalog.pg_is_in_recovery() then array(
+                    select h.pid
+                    from locks as h
+                    join conflicts as f on f.held = h.mode and l.mode = any (f.wanted)
+                    where h.tag = l.tag and h.granted and h.pid <> l.pid
+                    order by h.pid
+                )
+                else pg_catalog.pg_blocking_pids(l.pid)
+            end as blockers
         from locks as l
         left join activity as a on a.pid = l.pid
         left join locks as t on l.locktype = 'transactionid' and t.pid = l.pid and t.locktype = 'tuple' and t.granted
@@ -149,6 +160,7 @@ order by kind, id
 
 SQL: Mapping[int, str] = {15: with_query(_SESSIONS)}
 
+REPLAY = "startup"  # the backend_type of the process that replays WAL on a standby
 IDLE_IN_TRANSACTION = ("idle in transaction", "idle in transaction (aborted)")
 CLIENT_WAITS = ("ClientRead", "ClientWrite")
 

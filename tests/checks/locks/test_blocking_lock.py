@@ -6,6 +6,7 @@ from conftest import diagnose, session_row
 from pgrunbooks.check import Finding, catalogue
 from pgrunbooks.checks.locks.blocking_lock import causes, judge
 from pgrunbooks.drills import Actors, pid
+from pgrunbooks.sandbox import temporary_standby
 from pgrunbooks.verdict import rank
 
 CODE = "blocking-lock"
@@ -113,6 +114,43 @@ def test_a_deadlock_that_lasts_has_the_last_to_wait_as_its_root(context):
         (),
         *[(f"{CODE}:pid:2",)] * 3,
     ]
+
+
+def test_on_a_standby_replay_is_a_root_that_only_the_primary_ends_and_a_victim_of_readers(server, build):
+    build("create table lab.seen as select 1 as id", "create table lab.last_replayed (id int)")
+    limits = {it: {"warning": "0.1s"} for it in (CODE, "ddl-lock-queue", "replication-lag")}
+    read = "select id from lab.seen"
+    with temporary_standby(server) as standby, Actors(server) as primary, Actors(standby) as stage:
+        stage.watcher.execute("alter system set max_standby_streaming_delay = -1")
+        stage.watcher.execute("select pg_reload_conf()")
+        stage.wait_until("select to_regclass('lab.last_replayed') is not null")
+
+        def diagnosed():
+            return diagnose(standby, "locks", "replication", thresholds=limits).findings
+
+        migration = primary.enter(
+            "migrate",
+            "begin",
+            "lock table lab.seen in access exclusive mode",
+            "insert into lab.last_replayed values (1)",
+        )
+        stage.wait_until("select exists (select from pg_locks where mode = 'AccessExclusiveLock' and granted)")
+        stage.waited(stage.block("reader", read), 0.1)
+        (replay,) = diagnosed()
+        assert "replays a transaction of the primary" in replay.impact
+        ((holder, *_),) = primary.watcher.execute(replay.remedies[0].sql).fetchall()
+        assert str(holder) == pid(migration)
+        migration.execute("rollback")
+        report = stage.enter("report", "begin", read)
+        migration.execute(
+            "begin; lock table lab.seen in access exclusive mode; insert into lab.last_replayed values (1)"
+        )
+        migration.execute("commit")
+        stage.wait_until("select exists (select from pg_locks where mode = 'AccessExclusiveLock' and not granted)")
+        stage.waited(stage.block("reader", read), 0.1)
+        root, lag = diagnosed()
+        assert (root.id, len(root.involves)) == (f"{CODE}:pid:{pid(report)}", 2)
+        assert (lag.code, lag.caused_by) == ("replication-lag", (root.id,))
 
 
 def test_a_prepared_transaction_is_a_root_with_both_ways_out(context):

@@ -12,6 +12,7 @@ from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows, grad
 from pgrunbooks.checks._sessions import (
     CLIENT_WAITS,
     IDLE_IN_TRANSACTION,
+    REPLAY,
     SQL,
     Row,
     Tree,
@@ -45,6 +46,8 @@ def _finding(tree: Tree, severity: str) -> Finding:
         doing = "is prepared and not finished"
     elif tree.is_deadlock:
         doing, until = "waits for one of them itself, a deadlock,", "is cancelled or deadlock_timeout has passed"
+    elif root["backend_type"] == REPLAY:
+        doing, until = "replays a transaction of the primary", "commits or rolls back there"
     elif root["state"] == "idle":
         doing, until = "is idle, outside of any transaction,", "releases it or ends"
     elif root["state"] in IDLE_IN_TRANSACTION:
@@ -69,6 +72,17 @@ def _finding(tree: Tree, severity: str) -> Finding:
 def _remedies(root: Row) -> tuple[Remedy, ...]:
     if root["kind"] == "prepared_transaction":
         return finish_prepared(root)
+    if root["backend_type"] == REPLAY:
+        return (
+            Remedy(
+                "On the primary: find the transaction that holds the lock, and end it there",
+                sql="select a.pid, a.usename, a.application_name, a.state, a.xact_start from pg_locks l"
+                " join pg_stat_activity a on a.pid = l.pid where l.locktype = 'relation' and l.granted"
+                " and l.mode = 'AccessExclusiveLock' order by a.xact_start, a.pid;",
+                risk="none",
+                locks="none",
+            ),
+        )
     if root["backend_type"] == "autovacuum worker":
         return (
             Remedy(
@@ -89,7 +103,7 @@ def _remedies(root: Row) -> tuple[Remedy, ...]:
 
 
 def causes(finding: Finding, others: Sequence[Finding]) -> Iterable[Finding]:
-    """Blame what is wrong with the root session itself: that it idles, runs for too long, or cannot commit.
+    """Blame what is wrong with the root session itself: that it idles, runs for too long, cannot commit, is paused.
 
     Maintenance that takes its time is not wrong: there the queue is the finding, and the note follows it.
     """
@@ -98,8 +112,9 @@ def causes(finding: Finding, others: Sequence[Finding]) -> Iterable[Finding]:
         return  # a deadlock: it runs for long since it waits
     for it in others:
         hangs = it.code == "sync-replica-missing" and finding.subject in it.involves
+        replays = it.code == "replay-paused" and finding.evidence and finding.evidence[0].get("backend_type") == REPLAY
         is_note = it.code == "long-running-query" and it.severity == "info"
-        if hangs or (it.code in reasons and it.subject == finding.subject and not is_note):
+        if hangs or replays or (it.code in reasons and it.subject == finding.subject and not is_note):
             yield it
 
 

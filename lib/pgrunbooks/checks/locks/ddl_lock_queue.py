@@ -8,7 +8,7 @@ application down. The cause is the transaction that it waits for; the quickest r
 from collections.abc import Iterable, Sequence
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Rows, grade
-from pgrunbooks.checks._sessions import SQL, behind, cancel, count, evidence, label
+from pgrunbooks.checks._sessions import REPLAY, SQL, behind, cancel, count, evidence, label
 from pgrunbooks.display import duration
 from pgrunbooks.masking import command
 
@@ -20,6 +20,8 @@ def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
     for row in rows:
         if row["lock_type"] != "relation" or row["lock_mode"] not in STRONG or not row["blocked_by"]:
             continue
+        if row["backend_type"] == REPLAY:
+            continue  # there is no statement to cancel: it is the root's to go
         queued = behind(rows, row["id"])
         severity = grade(row["waiting_s"] or 0.0, limits)
         if severity and len(queued) >= limits["critical_waiters"]:

@@ -14,7 +14,7 @@ from itertools import groupby
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows, Severity, grade
 from pgrunbooks.checks._counters import evidence
-from pgrunbooks.checks._sessions import Row, literal
+from pgrunbooks.checks._sessions import REPLAY, Row, literal
 from pgrunbooks.display import duration, size
 
 # Positions are bytes since the beginning of all WAL. A standby knows its own name from the connection that it made.
@@ -142,8 +142,14 @@ def _remedies(row: Row) -> tuple[Remedy, ...]:
 
 
 def causes(finding: Finding, others: Sequence[Finding]) -> Iterable[Finding]:
-    """Blame a pause of the same standby."""
-    return [it for it in others if it.code == "replay-paused" and it.subject == finding.subject]
+    """Blame a pause of the same standby, and on that standby whoever holds a lock that replay waits for."""
+    for it in others:
+        holds_replay = it.code == "blocking-lock" and any(
+            row.get("backend_type") == REPLAY and row.get("depth") for row in it.evidence
+        )
+        is_here = bool(finding.evidence) and finding.evidence[0].get("side") == "standby"
+        if (holds_replay and is_here) or (it.code == "replay-paused" and it.subject == finding.subject):
+            yield it
 
 
 check = Check(
