@@ -194,3 +194,33 @@ def test_a_migration_goes_up_and_down_again(server):
         "indexes.up.sql": migration.up,
         "indexes.down.sql": migration.down,
     }
+
+
+def test_a_partitioned_table_gets_and_loses_its_indexes_without_concurrently_on_the_whole(server):
+    with server.connect() as client:
+        client.execute(
+            "create schema parts; create table parts.e (id int, k int, note text) partition by list (id);"
+            "create table parts.e1 partition of parts.e for values in (1);"
+            "create table parts.e2 partition of parts.e for values in (2);"
+            "insert into parts.e select 1 + i % 2, i / 4, repeat('n', 80) from generate_series(1, 40000) as i;"
+            "create index e_id on parts.e (id); create index e_again on parts.e (id); create index on parts.e1 (k);"
+            "analyze parts.e; select pg_stat_statements_reset()"
+        )
+        try:
+            for k in range(1, 40):
+                client.execute(f"select note from parts.e where k = {k}")
+            page = runbook(server)
+            with page.session:
+                verdict = ask(page.session, checks_for("missing-index", "duplicate-index"), runbook="index_analysis")
+                migration = workbench.migration(verdict, workbench.drops(page, verdict))
+            names = "select array_agg(indexname::text) from pg_indexes where schemaname = 'parts'"
+            (before,) = client.execute(names).fetchone()
+            for statement in migration.up.split(";")[:-1]:
+                client.execute(statement)
+            (between,) = client.execute(names).fetchone()
+            assert set(between) == {"e1_id_idx", "e1_k_idx", "e2_id_idx", "e2_k_idx", "e_id", "e_k_idx"}
+            for statement in migration.down.split(";")[:-1]:
+                client.execute(statement)
+            assert {"e_id", "e_again"} <= set(client.execute(names).fetchone()[0]) <= set(before)
+        finally:
+            client.execute("drop schema parts cascade")

@@ -34,6 +34,7 @@ select c.oid
 from pg_catalog.pg_class as c
 where c.oid = pg_catalog.to_regclass(%(name)s) and c.relkind in ('i', 'I')
 """
+_DROPS = re.compile(r"^(?:drop index|alter table .* drop constraint) ", re.MULTILINE)
 _DROP = re.compile(r"drop\s+index\s+(?:concurrently\s+)?(?:if\s+exists\s+)?([^\s;]+)\s*;?", re.IGNORECASE)
 
 
@@ -114,7 +115,7 @@ def _with_proof(finding: Finding, proof: str) -> Finding:
         return finding
     if proof == PROVED:
         return replace(finding, impact=f"{finding.impact} The lab: {PROVED}.")
-    left = [it for it in finding.remedies if not (it.sql or "").lower().startswith("drop index")]
+    left = [it for it in finding.remedies if not _DROPS.search(it.sql or "")]
     keep = Remedy(f"Keep it for this workload, says the lab: {proof.removeprefix(_KEEP)}", risk="none")
     return replace(finding, remedies=[keep, *left])
 
@@ -165,16 +166,15 @@ def migration(verdict: Verdict, removable: pandas.DataFrame, *, leave_out: Seque
     """
     new = [row for row in verdict.rows.get("missing-index") or () if row["table"] not in leave_out]
     old = [row for row in removable.to_dict("records") if row["proof"] == PROVED and row["index"] not in leave_out]
-    names = {finding.name: finding for finding in verdict.findings if finding.kind == "index"}
+    drops = {it.name: remedy for it in verdict.findings for remedy in it.remedies if _DROPS.search(remedy.sql or "")}
     up: list[str] = []
     down: list[str] = []
     for row in new:
         up.append(row["statement"])
-        down.insert(0, f"drop index concurrently {row['index']};")
-    for row in old:
-        up.append(f"drop index concurrently {row['index']};")
-        undo = next((it.undo for it in names[row["index"]].remedies if it.undo), None)
-        down.insert(0, undo or f"-- {row['index']}: its definition is in the verdict")
+        down.insert(0, row["undo"])
+    for drop in (drops[row["index"]] for row in old if row["index"] in drops):
+        up.append(drop.sql or "")
+        down.insert(0, drop.undo or "")
     head = (
         "-- Run outside a transaction, one statement after the other. Each waits for transactions that are open and\n"
         "-- keeps nobody from reading or writing. Set no lock_timeout: a build that fails leaves an invalid index.\n"

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from pgrunbooks.advice import drops, hypothetical, scopes, values
 from pgrunbooks.advice.accesses import NotUnderstood, Parsed
 from pgrunbooks.advice.candidates import candidates
-from pgrunbooks.advice.catalog import Catalog, read_catalog
+from pgrunbooks.advice.catalog import Catalog, Existing, read_catalog
 from pgrunbooks.advice.costs import Costs, Question, in_order
 from pgrunbooks.advice.drops import Drop
-from pgrunbooks.advice.expressions import identifiers, repaired
+from pgrunbooks.advice.expressions import identifiers, repaired, split
 from pgrunbooks.advice.search import Found, Search
 from pgrunbooks.advice.statement import names_for
 from pgrunbooks.advice.writes import Writes, writes_of
@@ -54,7 +54,8 @@ class Proposal:
     """An index that pays for itself; ``gain`` and ``write_cost`` are shares of the workload's time.
 
     ``name`` is 'schema.index', quoted and free. ``redundant`` are indexes that are there and that this one replaces:
-    proved to make no statement dearer.
+    proved to make no statement dearer. ``partitions`` has the index that each partition still lacks, by name, where the
+    table is partitioned: CONCURRENTLY works on one partition at a time only.
     """
 
     index: Index
@@ -65,11 +66,19 @@ class Proposal:
     name: str
     redundant: tuple[str, ...] = ()
     confidence: str = "high"
+    partitions: Mapping[str, Index] | None = None
 
     @property
     def sql(self) -> str:
-        """Return the statement that creates the index without blocking writers."""
-        return f"{self.index.statement(self.name.rpartition('.')[2])};"
+        """Return the statement that creates the index without blocking writers, or those that do so by partition."""
+        steps = [part.statement(_bare(name)) for name, part in (self.partitions or {}).items()]
+        steps.append(self.index.statement(_bare(self.name), concurrently=self.partitions is None))
+        return "\n".join(f"{it};" for it in steps)
+
+    @property
+    def undo(self) -> str:
+        """Return the statement that drops it again."""
+        return f"drop index {'concurrently ' if self.partitions is None else ''}{self.name};"
 
     @property
     def calls(self) -> int:
@@ -185,8 +194,16 @@ def advise(
 
         search = Search(questions, it.costs, write_share, time.monotonic() + seconds)
         found = search.advised(budget_bytes, gain)
-        names = names_for(in_order(found.indexes), it.catalog.names)
-        proposals = [_proposal(index, name, found, search, it, write_share(index)) for index, name in names.items()]
+        parts = {index: _on_partitions(index, it.catalog) for index in in_order(found.indexes)}
+        every = [each for index, some in parts.items() for each in (*(some or ()), index)]
+        names = names_for(every, it.catalog.names)
+        proposals = [
+            replace(
+                _proposal(index, names[index], found, search, it, write_share(index)),
+                partitions=None if some is None else {names[part]: part for part in some},
+            )
+            for index, some in parts.items()
+        ]
         proposals.sort(key=lambda each: (-each.gain, each.size_bytes, each.sql))
         return Advice(
             proposals=hypothetical.checked(session, proposals),
@@ -367,6 +384,24 @@ def _helped(question: Question, indexes: frozenset[Index], index: Index, costs: 
         costs.plan(variant, question.relevant(indexes)),
         variant,
     )
+
+
+def _on_partitions(index: Index, catalog: Catalog) -> list[Index] | None:
+    """Return an index as each partition that has none like it would have it; None where the table has no partitions."""
+    partitions = catalog.partitions(index.table)
+    if partitions is None:
+        return None
+    wanted = [replace(index, table=table) for table in partitions]
+    return [it for it in wanted if not any(_is_like(it, other) for other in catalog.tables[it.table].indexes)]
+
+
+def _is_like(index: Index, existing: Existing) -> bool:
+    names = ("method", "keys", "include", "where")
+    return all(getattr(index, name) == getattr(existing, name) for name in names)
+
+
+def _bare(name: str) -> str:
+    return split(name)[1]
 
 
 def _redundant(index: Index, found: Found, study: Study) -> tuple[str, ...]:

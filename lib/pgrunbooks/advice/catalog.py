@@ -76,9 +76,12 @@ sums as (
         sum(c.relpages)::int8 as pages,
         sum(pg_catalog.pg_stat_get_tuples_inserted(c.oid))::int8 as inserted,
         sum(pg_catalog.pg_stat_get_tuples_updated(c.oid))::int8 as updated,
-        sum(pg_catalog.pg_stat_get_tuples_hot_updated(c.oid))::int8 as hot_updated
+        sum(pg_catalog.pg_stat_get_tuples_hot_updated(c.oid))::int8 as hot_updated,
+        pg_catalog.array_agg(pg_catalog.format('%I.%I', n.nspname, c.relname) order by c.oid)
+            filter (where c.relkind = 'r') as members
     from members as m
     join pg_catalog.pg_class as c on c.oid = m.member
+    join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
     group by m.oid
 )
 select
@@ -92,6 +95,7 @@ select
     coalesce(s.inserted, 0) as inserted,
     coalesce(s.updated, 0) as updated,
     coalesce(s.hot_updated, 0) as hot_updated,
+    case when c.relkind = 'p' then coalesce(s.members, '{}') end as partitions,
     pg_catalog.array_position(pg_catalog.current_schemas(false), n.nspname) as place,
     case when c.relkind = 'v' then pg_catalog.pg_get_viewdef(c.oid) end as definition
 from pg_catalog.pg_class as c
@@ -199,6 +203,10 @@ class Catalog:
         for row in self.relations:
             named[row["name"]].append(row)
         return named
+
+    def partitions(self, table: str) -> Sequence[str] | None:
+        """Return the partitions of a partitioned table that hold rows, on any level; None for any other table."""
+        return next(row["partitions"] for row in self.relations if row["table"] == table)  # type: ignore[no-any-return]
 
     def find(self, schema: str | None, name: str) -> Found | None:
         """Return the relation that a statement means by a name.

@@ -12,6 +12,8 @@ def row():
         "table": "shop.orders",
         "index": "shop.orders_customer_id_idx",
         "statement": "create index concurrently orders_customer_id_idx on shop.orders (customer_id);",
+        "undo": "drop index concurrently shop.orders_customer_id_idx;",
+        "partitions": None,
         "helped": [
             {"queryid": 1, "query": "select", "calls": 100, "cost_before": 9.0, "cost_after": 1.0, "plan_after": ""}
         ],

@@ -54,6 +54,8 @@ def _rows(advice: Advice) -> Iterator[Row]:
             "table": index.table,
             "index": it.name,
             "statement": it.sql,
+            "undo": it.undo,
+            "partitions": None if it.partitions is None else len(it.partitions),
             "gain": it.gain,
             "write_cost": it.write_cost,
             "size_bytes": it.size_bytes,
@@ -102,8 +104,11 @@ def _create(row: Row) -> Remedy:
     return Remedy(
         f"Create it without blocking writers; about {size}, writes get {row['write_cost']:.1%} of the workload dearer",
         sql=row["statement"],
-        undo=f"drop index concurrently {row['index']};",
-        locks=f"SHARE UPDATE EXCLUSIVE on {row['table']}; it waits for transactions that are open",
+        undo=row["undo"],
+        locks=f"SHARE UPDATE EXCLUSIVE on {row['table']}; it waits for transactions that are open"
+        if row["partitions"] is None
+        else "SHARE UPDATE EXCLUSIVE on one partition after the other; the last statement, which adopts them, SHARE on"
+        " all of them for a moment",
     )
 
 
