@@ -334,17 +334,23 @@ def _writes(
     workload: Workload,
     counters_age_s: float | None,
 ) -> Writes:
-    units = sum(costs.cost(it, ()) * it.statement.calls for it in questions)
-    total_ms = sum(statement.total_ms for statement, _ in parsed)
+    # a row that is written takes what no planner counts
+    reading = [it for it in questions if not it.parsed.writes] or questions
+    units = sum(costs.cost(it, ()) * it.statement.calls for it in reading)
+    read_ms = sum(it.statement.total_ms for it in reading)
     low, high = _MS_PER_COST
     window = workload.window_s / counters_age_s if workload.window_s and counters_age_s else 1.0
-    written = ((write, float(max(statement.rows, statement.calls))) for statement, it in parsed for write in it.writes)
+    written = (
+        (write, statement.calls, float(max(statement.rows, statement.calls)))
+        for statement, it in parsed
+        for write in it.writes
+    )
     return writes_of(
         catalog,
         written,
         window_share=min(window, 1.0),
-        ms_per_cost=min(max(total_ms / units, low), high) if units else low,
-        total_ms=total_ms,
+        ms_per_cost=min(max(read_ms / units, low), high) if units else low,
+        total_ms=sum(statement.total_ms for statement, _ in parsed),
     )
 
 

@@ -10,6 +10,8 @@ from pgrunbooks.advice.accesses import Write
 from pgrunbooks.advice.catalog import Catalog, Table
 from pgrunbooks.lab import Index
 
+_BULK = 100  # rows a call: whoever inserts as many at once fills a table
+_NEARLY = 0.9  # ANALYZE estimates the rows of a large table from a sample
 # In the planner's units: going down a btree (cpu_operator_cost x 50 a level) and one page that becomes dirty. GIN
 # writes several entries a row, GiST picks its way, BRIN changes one summary for a range of pages.
 _ENTRY_COST: Mapping[str, float] = {"btree": 1.5, "gin": 6.0, "gist": 3.0, "brin": 0.02, "hash": 1.5}
@@ -49,26 +51,28 @@ class Writes:
 
 def writes_of(
     catalog: Catalog,
-    written: Iterable[tuple[Write, float]],
+    written: Iterable[tuple[Write, int, float]],
     *,
     window_share: float,
     ms_per_cost: float,
     total_ms: float,
 ) -> Writes:
     """Return what was written, from the tables' counters; ``window_share`` is the part of their time that the
-    workload's window is, ``written`` what the workload's own statements wrote, with the rows.
+    workload's window is, ``written`` what the workload's own statements wrote, with their calls and rows.
     """
     updates: dict[str, dict[frozenset[str], float]] = defaultdict(lambda: defaultdict(float))
     inserts: dict[str, float] = defaultdict(float)
-    for write, rows in written:
+    filled: dict[str, float] = defaultdict(float)
+    for write, calls, rows in written:
         if write.command == "update":
             updates[write.table][write.columns] += rows
         elif write.command == "insert":
-            inserts[write.table] += rows
+            (filled if rows >= _BULK * calls else inserts)[write.table] += rows
     tables = catalog.tables.values()
     return Writes(
         entries={
-            it.name: _inserted(it, inserts[it.name], window_share) + (it.updated - it.hot_updated) * window_share
+            it.name: _inserted(it, inserts[it.name], filled[it.name], window_share)
+            + (it.updated - it.hot_updated) * window_share
             for it in tables
         },
         hot={it.name: it.hot_updated * window_share for it in tables},
@@ -79,11 +83,11 @@ def writes_of(
     )
 
 
-def _inserted(table: Table, seen: float, window_share: float) -> float:
-    """Return the rows that were inserted in the window; ``seen`` are those that the workload's statements inserted.
+def _inserted(table: Table, seen: float, filled: float, window_share: float) -> float:
+    """Return the rows that were inserted in the window, ``seen`` and, many at once, ``filled`` by its statements.
 
-    A counter that covers the filling of the table is no rate: only what goes beyond the rows that are there counts.
+    What covers the filling of the table is no rate: only what goes beyond the rows that are there counts of it.
     """
-    if table.inserted < table.rows:
+    if table.inserted < table.rows * _NEARLY:
         return table.inserted * window_share
-    return max((table.inserted - table.rows) * window_share, seen)
+    return max((table.inserted - table.rows) * window_share, seen + max(filled - table.rows, 0.0))
