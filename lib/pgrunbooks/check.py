@@ -187,7 +187,7 @@ class Context:
 
 Judge: TypeAlias = Callable[[Rows, Limits, Context], Iterable[Finding | Skip]]
 Causes: TypeAlias = Callable[[Finding, Sequence[Finding]], Iterable[Finding]]
-Deepen: TypeAlias = Callable[["Session", Rows, Limits, float], "Rows | Skip"]
+Deepen: TypeAlias = Callable[["Session", Rows, Limits, float], "Sequence[Mapping[str, Any] | Skip] | Skip"]
 
 
 def _no_causes(finding: Finding, others: Sequence[Finding]) -> Iterable[Finding]:
@@ -205,8 +205,8 @@ class Check:
     wants the same query's rows from the standbys of the target, ``asks_pooler`` sends the query to the admin console
     of the target's PgBouncer instead of the server, ``samples`` asks it that often, ``sample_every_s`` seconds apart,
     until it returns nothing, and numbers the rows in a column ``sample`` from 0. ``deepen`` takes the query's rows
-    further with statements of its own and returns the rows to judge, or why there are none; it is told the limits
-    and how many seconds it has.
+    further with statements of its own and returns the rows to judge, with a Skip among them for what it could not
+    see, or why there are none; it is told the limits and how many seconds it has.
     ``budget_s`` is the time for all statements of the check together, by default one ``statement_timeout`` of the
     target; ``opt_in`` checks are asked by their own code only, never by their area. ``own_rule`` is the rule of a check
     that is not shipped, whose code has a prefix of its own, as in ``my.slow-refund``.

@@ -318,19 +318,21 @@ class _Run:
             self._measured[sql] = [_masked(row, self.show_literals) for row in self._measure(check, sql)]
         rows = self._measured[sql]
         limits = check.rule.limits(self.session.target.thresholds.get(check.code, {}))
+        unknown: list[Skip] = []
         if check.deepen:
             deeper = check.deepen(self.session, rows, limits, self._left_s())
             if isinstance(deeper, Skip):
                 return [deeper]
-            rows = [_masked(row, self.show_literals) for row in deeper]
+            unknown = [it for it in deeper if isinstance(it, Skip)]
+            rows = [_masked(it, self.show_literals) for it in deeper if not isinstance(it, Skip)]
         self.rows[check.code] = rows
         standbys = self._standbys(sql) if check.asks_standbys else {}
-        since, unknown = None, []
+        since = None
         if check.since_snapshot:
             try:
                 since = self._since()
             except HistoryError as error:
-                unknown = [Skip(str(error))]  # what can be told without the history is told all the same
+                unknown.append(Skip(str(error)))  # what can be told without the history is told all the same
         context = Context(self.session.server, self.session.target, tuple(self.outcomes), since, standbys)
         return [*unknown, *check.judge(rows, limits, context)]
 

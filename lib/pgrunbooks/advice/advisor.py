@@ -90,8 +90,9 @@ class Proposal:
 class Advice:
     """The ranked list, the way to it, and what was left out of it with the reason: text or table -> reason.
 
-    ``refused`` are candidates that PostgreSQL does not build; ``lost`` names, by statement, the expressions whose
-    constants normalisation took away: an index on them can be proposed only where pg_qualstats keeps real calls.
+    ``unseen`` are the tables among ``left_out``. ``refused`` are candidates that PostgreSQL does not build; ``lost``
+    names, by statement, the expressions whose constants normalisation took away: an index on them can be proposed only
+    where pg_qualstats keeps real calls.
     """
 
     proposals: tuple[Proposal, ...]
@@ -101,6 +102,7 @@ class Advice:
     left_out: Mapping[str, str]
     seconds: float
     complete: bool
+    unseen: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[Index, str] = field(default_factory=dict)
     lost: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -120,6 +122,7 @@ class Study:
     questions: tuple[Question, ...]
     writes: Writes
     left_out: Mapping[str, str]
+    unseen: Mapping[str, str]
 
     def write_share(self, index: Index) -> float:
         """Return what keeping an index costs, as a share of the workload's time."""
@@ -143,7 +146,7 @@ def study(session: Session, workload: Workload) -> Iterator[Study | None]:
         left_out |= lab.left_out
         questions = _questions(parsed, catalog, costs, left_out, _examples(session, catalog))
         writes = _writes(questions, parsed, costs, catalog, workload, session.server.counters_age_s)
-        yield Study(workload, catalog, costs, tuple(questions), writes, left_out)
+        yield Study(workload, catalog, costs, tuple(questions), writes, left_out, lab.left_out)
 
 
 def kept_study(session: Session) -> Study | Skip | None:
@@ -185,7 +188,8 @@ def advise(
             return it
         often = [question for question in it.questions if question.statement.calls >= min_calls] if it else []
         if not it or not often:
-            return Advice((), (), 0, it.workload if it else Workload(()), {}, time.monotonic() - start, True)
+            seconds, unseen = time.monotonic() - start, it.unseen if it else {}
+            return Advice((), (), 0, it.workload if it else Workload(()), {}, seconds, True, unseen)
         whole = sum(question.weight for question in often)
         questions = [replace(question, weight=question.weight / whole) for question in often]
 
@@ -213,6 +217,7 @@ def advise(
             left_out=it.left_out,
             seconds=time.monotonic() - start,
             complete=found.complete and search.looked_at == len(questions),
+            unseen=it.unseen,
             refused=it.costs.refused,
             lost={
                 question.statement.text: tuple(sorted(question.parsed.lost))

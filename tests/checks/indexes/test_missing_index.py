@@ -1,7 +1,10 @@
 import pytest
 
 from pgrunbooks.check import Skip, catalogue
-from pgrunbooks.checks.indexes.missing_index import deepen, judge
+from pgrunbooks.checks.indexes.missing_index import check, deepen, judge
+from pgrunbooks.session import open_session
+from pgrunbooks.targets import Target
+from pgrunbooks.verdict import ask
 
 LIMITS = catalogue()["missing-index"].limits()
 
@@ -53,3 +56,20 @@ def test_without_the_extension_it_says_what_it_needs():
     answer = deepen(None, [], LIMITS, 1.0)
     assert isinstance(answer, Skip)
     assert answer.remedy == "create extension pg_stat_statements;"
+
+
+def test_a_table_that_the_role_may_not_read_is_named_beside_what_was_looked_at(server):
+    with server.connect() as owner:
+        owner.execute("create role reader login in role pg_monitor; grant usage on schema shop to reader")
+        owner.execute("grant select on shop.orders to reader; select pg_stat_statements_reset()")
+        try:
+            for number in range(20):
+                owner.execute(f"select from shop.orders where id = {number}")
+                owner.execute(f"select from shop.payments where id = {number}")
+            with open_session(Target(name="tested", dsn=server.url(user="reader"))) as session:
+                (outcome,) = ask(session, [check], runbook="check").checks
+        finally:
+            owner.execute("drop owned by reader; drop role reader")
+    assert outcome.outcome == "skipped"
+    assert outcome.reason.startswith("shop.payments: reader lacks SELECT, without which its statistics are hidden: ")
+    assert outcome.remedy == "grant select on shop.payments to reader;"

@@ -8,8 +8,9 @@ taken off, and where the statements that it helps were called 'min_calls' times.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -24,11 +25,16 @@ if TYPE_CHECKING:
 
 SQL = {15: WHERE}
 BUDGET_S = 30.0
+_MOST_NAMED = 5  # tables
+_CURE = re.compile(r": ((?:grant|alter role) [^;]+;)")  # that a reason of the lab ends in
 _EVIDENCE = ("queryid", "calls", "cost_before", "cost_after", "query")
 
 
-def deepen(session: Session, rows: Rows, limits: Limits, left_s: float) -> Rows | Skip:
-    """Return a row for each index that pays, the one that saves most first; ``rows`` say where the statements are."""
+def deepen(session: Session, rows: Rows, limits: Limits, left_s: float) -> Sequence[Row | Skip] | Skip:
+    """Return a row for each index that pays, the one that saves most first; ``rows`` say where the statements are.
+
+    A Skip among them names the tables of the workload that the lab could not have.
+    """
     from pgrunbooks.advice import advise  # a parser and a server, for those who ask
 
     if not rows:
@@ -36,10 +42,19 @@ def deepen(session: Session, rows: Rows, limits: Limits, left_s: float) -> Rows 
     try:
         advice = advise(session, gain=limits["gain"], min_calls=int(limits["min_calls"]))
     except LabError as error:
-        return Skip(str(error))
+        return _unseen([str(error)])
     if isinstance(advice, Skip):
         return advice
-    return list(_rows(advice))
+    unseen = [_unseen([advice.unseen[table] for table in sorted(advice.unseen)])] if advice.unseen else []
+    return [*_rows(advice), *unseen]
+
+
+def _unseen(reasons: Sequence[str]) -> Skip:
+    """Return the reasons of the lab, each once and without what would help, which is the remedy."""
+    cures = dict.fromkeys(cure for reason in reasons for cure in _CURE.findall(reason))
+    said = list(dict.fromkeys(_CURE.sub("", reason) for reason in reasons))
+    more = [f"and {len(said) - _MOST_NAMED} more"] if len(said) > _MOST_NAMED else []
+    return Skip("; ".join((*said[:_MOST_NAMED], *more)), "\n".join(sorted(cures, reverse=True)) or None)
 
 
 def _rows(advice: Advice) -> Iterator[Row]:
