@@ -42,6 +42,8 @@ _COLUMNS = {
         column("tags", "_text"),
         column("profile", "jsonb"),
         column("active_in", "tstzrange"),
+        column("attributes", "hstore"),
+        column("address", "inet"),
     ),
     "shop.items": (column("order_id", n_distinct=-0.3), column("product_id", n_distinct=5000), column("quantity")),
 }

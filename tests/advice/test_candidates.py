@@ -44,6 +44,16 @@ EXPECTED = [
     ),
     ("a list", "select * from orders where customer_id in ($1, $2)", {"orders (customer_id)"}),
     ("a squashed list", "select * from orders where customer_id in ($1 /*, ... */)", {"orders (customer_id)"}),
+    (
+        "what an extension's type contains",
+        "select * from customers where attributes @> $1",
+        {"customers using gin (attributes)", "customers using gist (attributes)"},
+    ),
+    (
+        "a network",
+        "select * from customers where address << $1",
+        {"customers (address)", "customers using gist (address inet_ops)"},
+    ),
     ("an array", "select * from orders where customer_id = any($1)", {"orders (customer_id)"}),
     (
         "IS NOT NULL where few are",

@@ -24,6 +24,7 @@ BRIN_CORRELATION = 0.9
 MOST_OF_ACCESS = 40
 
 _TRIGRAM_TYPES = frozenset({"text", "varchar", "bpchar"})
+_NETWORK_TYPES = frozenset({"inet", "cidr"})
 _RANGE_CATEGORY = "R"
 
 
@@ -277,7 +278,13 @@ def _containing(predicate: Predicate, column: Column | None, table: Table) -> It
         yield Index(table.name, (key,), method="gin")
     elif column.type == "tsvector" or column.category == "A":
         yield Index(table.name, (key,), method="gin")
+    elif column.type in _NETWORK_TYPES:
+        yield Index(table.name, (key,))
+        yield Index(table.name, (f"{key} inet_ops",), method="gist")
     elif column.category == _RANGE_CATEGORY:
+        yield Index(table.name, (key,), method="gist")
+    else:  # a type of an extension: PostgreSQL knows which of them it has a default operator class for
+        yield Index(table.name, (key,), method="gin")
         yield Index(table.name, (key,), method="gist")
 
 

@@ -24,7 +24,7 @@ _KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(("<", "<=", ">", ">="), "range"),
     "^@": "prefix",
     **dict.fromkeys(("~~*", "~", "~*"), "pattern"),
-    **dict.fromkeys(("@>", "<@", "&&", "?", "?|", "?&", "@@", "@?"), "contains"),
+    **dict.fromkeys(("@>", "<@", "&&", "?", "?|", "?&", "@@", "@?", "<<", "<<=", ">>", ">>="), "contains"),
 }
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "@>": "<@", "<@": "@>", "=": "=", "&&": "&&", "@@": "@@"}
 _FIRST_OR_LAST = frozenset({"min", "max"})
