@@ -15,7 +15,9 @@ from pgrunbooks.session import Session
 
 HIDDEN = "<insufficient privilege>"
 _UTILITY = re.compile(
-    r"(?:\s|\(|/\*.*?\*/|--[^\n]*\n)*(select|insert|update|delete|merge|with|values|table|declare)\b", re.I | re.S
+    r"(?:\s|\(|/\*.*?\*/|--[^\n]*\n)*"
+    r"(select|insert|update|delete|merge|with|values|table|declare|prepare(?!\s+transaction))\b",
+    re.I | re.S,
 )
 _EXPLAIN = re.compile(r"\A\s*explain\b\s*(\([^)]*\)\s*|((analyze|verbose)\b\s*)*)", re.I)
 

@@ -82,6 +82,15 @@ def test_numbers_of_which_the_type_is_gone_are_whole_numbers_again():
         "select sum(case when a = $1 then $2::int4 else $3::int4 end) from t"
     )
     assert repaired("select sum(case when a = $1 then b else $3 end), c + $4 from t").count("::") == 0
+    assert repaired("select from generate_series($1, $2)") == "select from generate_series($1::int4, $2::int4)"
+    assert repaired("select from generate_series($1, now(), $2)").count("::") == 0
+
+
+@pytest.mark.parametrize(
+    "head", ["PREPARE one AS ", 'prepare "a b" (int, numeric(9, 2)[]) as\n', "\nprepare one(int)as "]
+)
+def test_what_is_prepared_is_the_statement(head):
+    assert repaired(f"{head}select from orders where id = $1") == "select from orders where id = $1"
 
 
 def test_what_is_no_sql_is_left_as_it_is():

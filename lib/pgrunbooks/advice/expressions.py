@@ -21,6 +21,9 @@ _TYPED_PARAMETER = re.compile(
 )
 
 
+_PREPARED = re.compile(
+    r"\s*prepare\s+(?:\"(?:[^\"]|\"\")*\"|[\w$]+)\s*(?:\((?:[^()]|\([^()]*\))*\)\s*)?as\s+", re.IGNORECASE
+)
 _EXTRACTED = re.compile(r"\bextract\s*\(\s*(\$\d+)\s+from\s+", re.IGNORECASE)
 _ARITHMETIC = frozenset("+-*/%")
 
@@ -47,8 +50,10 @@ def repaired(text: str) -> str:
     """Return a text of pg_stat_statements as SQL again, where constants were and no type can be told any more.
 
     ``interval $1`` becomes ``$1::interval``, and ``extract($1 from at)`` the function that it stands for; a sum of
-    parameters, or of the results of a CASE that are parameters, is one of whole numbers.
+    parameters, or of the results of a CASE that are parameters, is one of whole numbers, and so is a series. PREPARE,
+    under which the runs of what it prepares are counted, is taken off.
     """
+    text = _PREPARED.sub("", text, count=1) if _PREPARED.match(text) else text
     text = _EXTRACTED.sub(r"pg_catalog.extract(\1, ", _TYPED_PARAMETER.sub(r"\2::\1", text))
     try:
         tree = parse_sql(text)
@@ -66,6 +71,9 @@ def _untyped(node: Any) -> Iterator[ast.ParamRef]:
         sides = (node.lexpr, node.rexpr)
         if all(isinstance(it, ast.ParamRef) for it in sides):
             yield from sides
+    elif isinstance(node, ast.FuncCall) and node.funcname[-1].sval == "generate_series":
+        if all(isinstance(it, ast.ParamRef) for it in node.args or ()):
+            yield from node.args or ()
     elif isinstance(node, ast.FuncCall) and node.funcname[-1].sval in ("sum", "avg"):
         for case in node.args or ():
             if isinstance(case, ast.CaseExpr):
