@@ -12,6 +12,7 @@ import pytest
 
 from conftest import session_on
 from pgrunbooks import blueprint
+from pgrunbooks.advice.catalog import read_catalog
 from pgrunbooks.errors import ConnectionLostError, IndexRefusedError, LabError
 from pgrunbooks.lab import Index, open_lab
 from pgrunbooks.sandbox import temporary_sandbox, temporary_standby
@@ -298,16 +299,31 @@ class TestATableIsLeftOut:
                 "create function short(text) returns text immutable language sql as"
                 " $$ select uuid_generate_v5(uuid_ns_dns(), $1)::text $$;"
                 "create table works (a text); create index on works (short(a));"
-                "create table fails (a text default uuid_generate_v4()::text)"
+                "create table fails (a text check (a <> uuid_nil()::text));"
+                "create table filled (a uuid default uuid_generate_v4() not null, b text default ' DEFAULT ', c int)"
             )
-            tables = ["public.fine", "public.works", "public.fails", "public.typo"]
+            tables = ["public.fine", "public.works", "public.fails", "public.filled", "public.typo"]
             with session_on(oldest.url("lab_source")) as session, open_lab(session, tables) as lab:
-                assert lab.tables == {"public.fine"}
+                assert lab.tables == {"public.fine", "public.filled"}
+                lab.explain("select a, b, c from public.filled where a is null")
                 assert lab.left_out == {
                     "public.typo": "no such table in the database lab_source",
-                    "public.fails": "public.fails: function public.uuid_generate_v4() does not exist",
+                    "public.fails": "public.fails: function public.uuid_nil() does not exist",
                     "public.works": "its index public.works_short_idx: function uuid_ns_dns() does not exist",
                 }
+
+    def test_a_collation_of_icu_is_not_the_one_that_sorts_by_bytes(self, oldest):  # the embedded server has no ICU
+        with new_database(oldest, locale_provider="icu", icu_locale="en", lc_collate="C", lc_ctype="C") as owner:
+            owner.execute(
+                'create table words (a text, b text collate "C"); insert into words select i, i from'
+                " generate_series(1, 20000) as i; analyze words"
+            )
+            with session_on(oldest.url("lab_source")) as session, open_lab(session, ["public.words"]) as lab:
+                added = {column: lab.add(Index("public.words", (column,))) for column in "ab"}
+                plans = {column: lab.explain(f"select from words where {column} like '12%'") for column in "ab"}
+                columns = read_catalog(session).tables["public.words"].columns
+            assert [plans[column].indexes for column in "ab"] == [frozenset(), {added["b"]}]
+            assert [columns[column].sorts_bytes for column in "ab"] == [False, True]
 
     def test_where_it_is_locked(self, server):
         with server.connect() as other, other.transaction():

@@ -14,7 +14,7 @@ import contextlib
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -54,6 +54,7 @@ _SERVER_SETTINGS = {
 _UNKNOWN_WIDTH = 32  # bytes that the planner takes where nobody analyzed
 _PARAMETER = re.compile(r"\$\d")
 # Nothing that a plan depends on, and some of it would reach out of the lab.
+_DEFAULT = re.compile(r" DEFAULT [^\n]*?((?: NOT NULL)?,?)$", re.MULTILINE)  # pg_dump has a column on each line
 _NOT_RESTORED = frozenset(
     (
         *("ACL", "COMMENT", "DATABASE", "DATABASE PROPERTIES", "DEFAULT ACL", "EVENT TRIGGER", "FOREIGN DATA WRAPPER"),
@@ -520,7 +521,8 @@ def _create_database(sandbox: Sandbox, wanted: Mapping[str, Any]) -> None:
     A planner asks of a collation whether it is C: only then can a plain index serve LIKE. So any other will do.
     """
     is_c = wanted["provider"] == "b" or (wanted["provider"] == "c" and wanted["collate"] in ("C", "POSIX"))
-    locales = [("C", "C")] if is_c else [(wanted["collate"], wanted["ctype"]), ("C.UTF-8", "C.UTF-8"), ("C", "C")]
+    own = [(wanted["collate"], wanted["ctype"])] if wanted["provider"] == "c" else []
+    locales = [("C", "C")] if is_c else [*own, ("C.UTF-8", "C.UTF-8"), ("C", "C")]
     create = "create database {} owner {} template template0 encoding {} lc_collate {} lc_ctype {} strategy file_copy"
     with sandbox.connect("postgres") as connection:
         connection.execute(sql.SQL("create role {} login").format(sql.Identifier(_ROLE)))
@@ -542,7 +544,24 @@ def _restore(plan: Blueprint, owner: psycopg.Connection, planner: psycopg.Connec
         "set statement_timeout = '15s'"
     )
     wanted = [entry for entry in plan.entries if entry.kind not in _NOT_RESTORED]
-    structure = [entry for entry in wanted if entry.kind != "STATISTICS DATA"]
+    failed = _made([entry for entry in wanted if entry.kind != "STATISTICS DATA"], owner, planner)
+    if any(entry.kind == "TABLE" for entry in failed):
+        again = {_without_defaults(entry): reason for entry, reason in failed.items()}
+        failed = _made(list(again), owner, planner)
+    reasons = _missing(plan, failed, owner)
+    for relation in reasons:
+        with contextlib.suppress(psycopg.Error):
+            planner.execute(f"drop table if exists {relation} cascade".encode())
+    # After the indexes, since a new index sets the counts of its table.
+    for entry in wanted:
+        if entry.kind == "STATISTICS DATA":
+            with contextlib.suppress(psycopg.Error):  # of a table that is left out
+                planner.execute(entry.sql.encode())
+    return reasons
+
+
+def _made(structure: Sequence[Entry], owner: psycopg.Connection, planner: psycopg.Connection) -> dict[Entry, str]:
+    """Run entries until none that fails can be run; return those with their reasons."""
     failed: dict[Entry, str] = {}
     while structure:  # what needed something later in the dump gets another try
         failed = {}
@@ -555,16 +574,12 @@ def _restore(plan: Blueprint, owner: psycopg.Connection, planner: psycopg.Connec
         if len(failed) == len(structure):
             break
         structure = list(failed)
-    reasons = _missing(plan, failed, owner)
-    for relation in reasons:
-        with contextlib.suppress(psycopg.Error):
-            planner.execute(f"drop table if exists {relation} cascade".encode())
-    # After the indexes, since a new index sets the counts of its table.
-    for entry in wanted:
-        if entry.kind == "STATISTICS DATA":
-            with contextlib.suppress(psycopg.Error):  # of a table that is left out
-                planner.execute(entry.sql.encode())
-    return reasons
+    return failed
+
+
+def _without_defaults(entry: Entry) -> Entry:
+    """Return a table without its defaults: a plan needs none, and their functions may be of a missing extension."""
+    return replace(entry, sql=_DEFAULT.sub(r"\1", entry.sql)) if entry.kind == "TABLE" else entry
 
 
 def _unchecked(entry: Entry) -> str:

@@ -15,7 +15,7 @@ from pgrunbooks.advice.accesses import Found
 from pgrunbooks.advice.expressions import plain_expression, quoted, unquoted
 from pgrunbooks.session import Session
 
-# A default collation of another provider than libc sorts as 'C' in one case only: locale C or POSIX.
+# Only libc's C and POSIX and the collations that the server brings itself sort by the bytes; ICU never does.
 _COLUMNS = """
 select
     pg_catalog.format('%%I.%%I', n.nspname, c.relname) as "table",
@@ -24,8 +24,9 @@ select
     t.typcategory::text as category,
     case
         when a.attcollation = 0 then true
-        when l.collname = 'default' then d.datcollate in ('C', 'POSIX')
-        else coalesce(l.collcollate, '') in ('C', 'POSIX')
+        when l.collname = 'default' then
+            d.datlocprovider = 'b' or d.datlocprovider = 'c' and d.datcollate in ('C', 'POSIX')
+        else l.collprovider = 'b' or l.collprovider = 'c' and l.collcollate in ('C', 'POSIX')
     end as sorts_bytes,
     s.null_frac::float8,
     s.n_distinct::float8,
