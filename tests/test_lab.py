@@ -312,18 +312,21 @@ class TestATableIsLeftOut:
                     "public.works": "its index public.works_short_idx: function uuid_ns_dns() does not exist",
                 }
 
-    def test_a_collation_of_icu_is_not_the_one_that_sorts_by_bytes(self, oldest):  # the embedded server has no ICU
+    def test_a_collation_that_it_lacks_is_not_one_that_sorts_by_bytes(self, oldest):  # the embedded server has no ICU
         with new_database(oldest, locale_provider="icu", icu_locale="en", lc_collate="C", lc_ctype="C") as owner:
             owner.execute(
-                'create table words (a text, b text collate "C"); insert into words select i, i from'
-                " generate_series(1, 20000) as i; analyze words"
+                "create collation plain (provider = icu, locale = 'und-u-ks-level2', deterministic = false);"
+                'create table words (a text, b text collate "C", c text collate "de-x-icu", d text collate plain);'
+                "insert into words select i, i, i, i from generate_series(1, 20000) as i; analyze words"
             )
             with session_on(oldest.url("lab_source")) as session, open_lab(session, ["public.words"]) as lab:
-                added = {column: lab.add(Index("public.words", (column,))) for column in "ab"}
-                plans = {column: lab.explain(f"select from words where {column} like '12%'") for column in "ab"}
+                added = {column: lab.add(Index("public.words", (column,))) for column in "abcd"}
+                plans = [lab.explain(f"select from words where {column} like '12%'") for column in "abc"]
+                equal = lab.explain("select from words where d = '12'")
                 columns = read_catalog(session).tables["public.words"].columns
-            assert [plans[column].indexes for column in "ab"] == [frozenset(), {added["b"]}]
-            assert [columns[column].sorts_bytes for column in "ab"] == [False, True]
+            assert [plan.indexes for plan in plans] == [frozenset(), {added["b"]}, frozenset()]
+            assert equal.indexes == {added["d"]}
+            assert [columns[column].sorts_bytes for column in "abcd"] == [False, True, False, False]
 
     def test_where_it_is_locked(self, server):
         with server.connect() as other, other.transaction():

@@ -55,6 +55,9 @@ _UNKNOWN_WIDTH = 32  # bytes that the planner takes where nobody analyzed
 _PARAMETER = re.compile(r"\$\d")
 # Nothing that a plan depends on, and some of it would reach out of the lab.
 _DEFAULT = re.compile(r" DEFAULT [^\n]*?((?: NOT NULL)?,?)$", re.MULTILINE)  # pg_dump has a column on each line
+_COLLATED = re.compile(r"\bCOLLATE pg_catalog\.(\"(?:[^\"]|\"\")+\"|\w+)")
+_OF_A_PROVIDER = re.compile(r"\(provider = .*?\)(?=;)", re.DOTALL)
+_PLAIN = "(provider = libc, locale = 'C.UTF-8')"
 _NOT_RESTORED = frozenset(
     (
         *("ACL", "COMMENT", "DATABASE", "DATABASE PROPERTIES", "DEFAULT ACL", "EVENT TRIGGER", "FOREIGN DATA WRAPPER"),
@@ -545,9 +548,9 @@ def _restore(plan: Blueprint, owner: psycopg.Connection, planner: psycopg.Connec
     )
     wanted = [entry for entry in plan.entries if entry.kind not in _NOT_RESTORED]
     failed = _made([entry for entry in wanted if entry.kind != "STATISTICS DATA"], owner, planner)
-    if any(entry.kind == "TABLE" for entry in failed):
-        again = {_without_defaults(entry): reason for entry, reason in failed.items()}
-        failed = _made(list(again), owner, planner)
+    if failed:
+        _stand_in(failed, owner)
+        failed = _made([_easier(entry) for entry in failed], owner, planner)
     reasons = _missing(plan, failed, owner)
     for relation in reasons:
         with contextlib.suppress(psycopg.Error):
@@ -577,9 +580,25 @@ def _made(structure: Sequence[Entry], owner: psycopg.Connection, planner: psycop
     return failed
 
 
-def _without_defaults(entry: Entry) -> Entry:
-    """Return a table without its defaults: a plan needs none, and their functions may be of a missing extension."""
-    return replace(entry, sql=_DEFAULT.sub(r"\1", entry.sql)) if entry.kind == "TABLE" else entry
+def _stand_in(failed: Iterable[Entry], owner: psycopg.Connection) -> None:
+    """Make the collations of the source's system that this one lacks, so that they are not C and no more than that."""
+    names = {name for entry in failed for name in _COLLATED.findall(entry.sql)}
+    with contextlib.suppress(psycopg.Error):
+        owner.execute("set allow_system_table_mods = on")
+        for name in sorted(names):
+            owner.execute(f"create collation if not exists pg_catalog.{name} {_PLAIN}".encode())
+    owner.execute("reset allow_system_table_mods")
+
+
+def _easier(entry: Entry) -> Entry:
+    """Return what is as good for a plan: a table without defaults, whose functions may be of a missing extension, and a
+    collation that is not C in the place of one.
+    """
+    if entry.kind == "TABLE":
+        return replace(entry, sql=_DEFAULT.sub(r"\1", entry.sql))
+    if entry.kind == "COLLATION":
+        return replace(entry, sql=_OF_A_PROVIDER.sub(_PLAIN, entry.sql))
+    return entry
 
 
 def _unchecked(entry: Entry) -> str:
