@@ -187,7 +187,8 @@ def read_blueprint(session: Session, tables: Collection[str], pg_dump: Path) -> 
                 raise LabError(f"pg_dump cannot read the schema: {error}") from None
     found = {relations[oid]["relation"] for oid in asked}
     left_out = dict.fromkeys(sorted(set(tables) - found), f"no such table in the database {session.server.database}")
-    left_out |= {relations[oid]["relation"]: _why(oid, relations, reasons) for oid in sorted(asked - kept)}
+    role = session.server.quoted_role
+    left_out |= {relations[oid]["relation"]: _why(oid, relations, reasons, role) for oid in sorted(asked - kept)}
     if not kept & asked:
         raise LabError("; ".join(dict.fromkeys(left_out.values())) or "no table was named")
     indexes = {row["oid"]: row for row in session.rows(_INDEXES, {"oids": sorted(kept)})}
@@ -249,8 +250,15 @@ def _kept(relations: Mapping[int, Mapping[str, Any]], reasons: Mapping[int, str]
     return set(relations) - gone
 
 
-def _why(oid: int, relations: Mapping[int, Mapping[str, Any]], reasons: Mapping[int, str]) -> str:
-    guilty = oid if oid in reasons else min(other for other in members(relations, oid) if other in reasons)
+def _why(oid: int, relations: Mapping[int, Mapping[str, Any]], reasons: Mapping[int, str], role: str) -> str:
+    family = sorted(other for other in members(relations, oid) if other in reasons)
+    closed = [relations[other]["relation"] for other in family if not relations[other]["may_read"]]
+    if len(closed) > 1:  # a grant on the parent lets the application read its partitions and hides their statistics
+        return (
+            f"{relations[oid]['relation']}: {role} lacks SELECT on {len(closed)} tables of its family, such as"
+            f" {closed[-1]}, without which their statistics are hidden: grant pg_read_all_data to {role};"
+        )
+    guilty = oid if oid in reasons else family[0]
     relation = relations[guilty]["relation"]
     return reasons[guilty] if reasons[guilty].startswith(relation) else f"{relation}: {reasons[guilty]}"
 
