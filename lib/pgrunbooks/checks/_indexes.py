@@ -120,8 +120,8 @@ supports as (
     join pg_catalog.pg_am as m on m.oid = c.relam
     where f.contype = 'f' and i.indisvalid and i.indpred is null and m.amname in ('btree', 'hash', 'gist')
         and i.indnkeyatts >= pg_catalog.cardinality(f.conkey)
-        and (i.indkey::int2[])[0:pg_catalog.cardinality(f.conkey) - 1] @> f.conkey
-        and (i.indkey::int2[])[0:pg_catalog.cardinality(f.conkey) - 1] <@ f.conkey
+        and (i.indkey::int2[])[0:pg_catalog.cardinality(f.conkey) - 1] operator(pg_catalog.@>) f.conkey
+        and (i.indkey::int2[])[0:pg_catalog.cardinality(f.conkey) - 1] operator(pg_catalog.<@) f.conkey
     group by i.indexrelid
 ),
 referenced as (

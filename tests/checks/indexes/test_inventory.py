@@ -106,3 +106,12 @@ def test_the_shop_is_well_before_and_after_it_has_worked(server, codes):
         assert [it for it in verdict.findings if it.severity != "info"] == []
         assert {it.outcome for it in verdict.checks} <= {"ok", "found"}
         sample_data.run_workload(server.url(), calls=400)
+
+
+def test_operators_that_an_extension_adds_are_not_taken_for_the_server_s_own(server, codes):
+    with server.connect() as owner:
+        owner.execute("create extension intarray")
+        try:
+            assert [it.reason for it in diagnose(server, *codes).checks if it.outcome == "failed"] == []
+        finally:
+            owner.execute("drop extension intarray")

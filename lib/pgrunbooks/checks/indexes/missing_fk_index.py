@@ -43,8 +43,8 @@ select
         join pg_catalog.pg_am as m on m.oid = ic.relam
         where i.indrelid = f.conrelid and i.indisvalid and i.indpred is null and m.amname in ('btree', 'hash', 'gist')
             and i.indnkeyatts >= pg_catalog.cardinality(f.conkey)
-            and (i.indkey::int2[])[0:pg_catalog.cardinality(f.conkey) - 1] @> f.conkey
-            and (i.indkey::int2[])[0:pg_catalog.cardinality(f.conkey) - 1] <@ f.conkey
+            and (i.indkey::int2[])[0:pg_catalog.cardinality(f.conkey) - 1] operator(pg_catalog.@>) f.conkey
+            and (i.indkey::int2[])[0:pg_catalog.cardinality(f.conkey) - 1] operator(pg_catalog.<@) f.conkey
     ) as supporting_indexes
 from pg_catalog.pg_constraint as f
 join pg_catalog.pg_class as c on c.oid = f.conrelid
