@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from pgrunbooks.advice import drops, hypothetical, scopes, values
 from pgrunbooks.advice.accesses import NotUnderstood, Parsed
-from pgrunbooks.advice.candidates import candidates
+from pgrunbooks.advice.candidates import candidates, covers
 from pgrunbooks.advice.catalog import Catalog, Existing, read_catalog
 from pgrunbooks.advice.costs import Costs, Question, in_order
 from pgrunbooks.advice.drops import Drop
@@ -91,8 +91,8 @@ class Advice:
     """The ranked list, the way to it, and what was left out of it with the reason: text or table -> reason.
 
     ``unseen`` are the tables among ``left_out``. ``refused`` are candidates that PostgreSQL does not build; ``lost``
-    names, by statement, the expressions whose constants normalisation took away: an index on them can be proposed only
-    where pg_qualstats keeps real calls.
+    names, by statement that weighs as much as ``gain`` and reads a whole table, the expressions whose constants
+    normalisation took away: an index on them can be proposed only where pg_qualstats keeps real calls.
     """
 
     proposals: tuple[Proposal, ...]
@@ -197,7 +197,8 @@ def advise(
             return it.write_share(index) / whole
 
         search = Search(questions, it.costs, write_share, time.monotonic() + seconds)
-        found = search.advised(budget_bytes, gain)
+        best = search.advised(budget_bytes, gain)
+        found = replace(search.priced(_without_prefixes(best.indexes)), complete=best.complete)
         parts = {index: _on_partitions(index, it.catalog) for index in in_order(found.indexes)}
         every = [each for index, some in parts.items() for each in (*(some or ()), index)]
         names = names_for(every, it.catalog.names)
@@ -222,7 +223,7 @@ def advise(
             lost={
                 question.statement.text: tuple(sorted(question.parsed.lost))
                 for question in questions
-                if question.parsed.lost and not question.has_example
+                if question.weight >= gain and _reads_all_for_want_of_a_constant(question, found.indexes, it.costs)
             },
         )
 
@@ -395,6 +396,22 @@ def _helped(question: Question, indexes: frozenset[Index], index: Index, costs: 
         costs.plan(variant, question.relevant(indexes)),
         variant,
     )
+
+
+def _without_prefixes(indexes: frozenset[Index]) -> frozenset[Index]:
+    """Return indexes of which none is covered by another: what is a little cheaper to read would be dropped again."""
+    left = indexes
+    for index in sorted(indexes, key=lambda it: len(it.keys)):
+        if any(covers(other, index) for other in left - {index}):
+            left -= {index}
+    return left
+
+
+def _reads_all_for_want_of_a_constant(question: Question, indexes: frozenset[Index], costs: Costs) -> bool:
+    if not question.parsed.lost or question.has_example:
+        return False
+    plans = (costs.plan(variant, question.relevant(indexes)) for variant in question.variants)
+    return any("Seq Scan" in plan.outline() for plan in plans)
 
 
 def _on_partitions(index: Index, catalog: Catalog) -> list[Index] | None:

@@ -73,3 +73,22 @@ def test_a_table_that_the_role_may_not_read_is_named_beside_what_was_looked_at(s
     assert outcome.outcome == "skipped"
     assert outcome.reason.startswith("shop.payments: reader lacks SELECT, without which its statistics are hidden: ")
     assert outcome.remedy == "grant select on shop.payments to reader;"
+
+
+def test_an_expression_without_its_constant_is_named_unless_an_index_tells_it(server):
+    def reason():
+        with server.connect() as client, open_session(Target(name="tested", dsn=server.url())) as session:
+            client.execute("select pg_stat_statements_reset()")
+            for number in range(20):
+                client.execute(f"select from shop.customers where substr(email, 1, 3) = 'a{number}'")
+            return ask(session, [check], runbook="check").checks[0].reason
+
+    assert reason() == "pg_stat_statements keeps no constants, so no index was tried on substr(email, $1, $2)"
+    with server.connect() as owner:
+        owner.execute(
+            "create index customers_substr_idx on shop.customers (substr(email, 1, 3)); analyze shop.customers"
+        )
+        try:
+            assert reason() is None
+        finally:
+            owner.execute("drop index shop.customers_substr_idx")

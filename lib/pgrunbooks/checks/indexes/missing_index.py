@@ -33,7 +33,7 @@ _EVIDENCE = ("queryid", "calls", "cost_before", "cost_after", "query")
 def deepen(session: Session, rows: Rows, limits: Limits, left_s: float) -> Sequence[Row | Skip] | Skip:
     """Return a row for each index that pays, the one that saves most first; ``rows`` say where the statements are.
 
-    A Skip among them names the tables of the workload that the lab could not have.
+    A Skip among them names the tables of the workload that the lab could not have, or expressions without constants.
     """
     from pgrunbooks.advice import advise  # a parser and a server, for those who ask
 
@@ -45,8 +45,10 @@ def deepen(session: Session, rows: Rows, limits: Limits, left_s: float) -> Seque
         return _unseen([str(error)])
     if isinstance(advice, Skip):
         return advice
-    unseen = [_unseen([advice.unseen[table] for table in sorted(advice.unseen)])] if advice.unseen else []
-    return [*_rows(advice), *unseen]
+    reasons = [advice.unseen[table] for table in sorted(advice.unseen)]
+    if lost := sorted({expression for some in advice.lost.values() for expression in some}):
+        reasons = [f"pg_stat_statements keeps no constants, so no index was tried on {', '.join(lost)}", *reasons]
+    return [*_rows(advice), *([_unseen(reasons)] if reasons else [])]
 
 
 def _unseen(reasons: Sequence[str]) -> Skip:
