@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -34,6 +35,17 @@ def test_nothing_is_left_behind_after_a_kill():
         process.send_signal(signal.SIGKILL)
     wait_for(lambda: not Path(directory).exists() and not Path(socket).exists())
     wait_for(lambda: not Path(f"/proc/{postmaster}").exists())
+
+
+def test_nothing_is_left_behind_after_a_kill_while_the_folder_is_made():
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # the server's user has to get in
+        process = subprocess.Popen([sys.executable, "-c", SCRIPT], env={**os.environ, "TMPDIR": name})
+        with process:
+            wait_for(lambda: list(folder.glob("pgrunbooks-sandbox-*/pg18/PG_VERSION")))
+            process.send_signal(signal.SIGKILL)
+        wait_for(lambda: not list(folder.iterdir()))
 
 
 def test_several_run_side_by_side(newest, oldest):

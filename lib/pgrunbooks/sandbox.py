@@ -111,12 +111,14 @@ class Sandbox:
         with _exclusively(self.directory / "start.lock"):
             if keep:
                 (self.directory / "keep").touch()
+            is_up = self.running()
+            if not is_up:
+                self._post_guard()
             if not (self.data / "PG_VERSION").exists():
                 self._initialise()
-            if not self.running():
+            if not is_up:
                 self._forget_killed_drill()
                 _own(self.socket, mode=0o700)
-                self._post_guard()
                 self.run(
                     "pg_ctl", "start", "-w", "-t", "60", "-D", str(self.data), "-l", str(self.data / "startup.log")
                 )
@@ -192,7 +194,7 @@ class Sandbox:
             connection.execute("alter database shop_being_filled rename to shop")
 
     def _post_guard(self) -> None:
-        """Start the guard, before the server: so no kill, however early, leaves a server without one."""
+        """Start the guard, before initdb: so no kill, however early, leaves a server or a folder without one."""
         subprocess.run(
             [sys.executable, "-c", _GUARD, str(self.directory), str(self.data), str(self.socket)],
             stdin=subprocess.DEVNULL,
@@ -234,7 +236,11 @@ with open(directory + "/lease") as lease:
                 pass
             shutil.rmtree(socket, ignore_errors=True)
     if pathlib.Path(directory, "temporary").exists():
-        shutil.rmtree(directory, ignore_errors=True)
+        for _ in range(100):  # an initdb that outlived the kill goes on writing for a while
+            shutil.rmtree(directory, ignore_errors=True)
+            time.sleep(0.1)
+            if not os.path.exists(directory):
+                break
 """
 
 
