@@ -157,9 +157,9 @@ def texts_from_hell(sandbox):
         waiters = [stage.enter("checkout") for _ in range(4)]
         for shift, waiter in enumerate(waiters):
             send(waiter, long_text("select (select count(*) from shop.orders)", shift).encode())
-        other = stage.enter(
-            "legacy", "set pg_stat_statements.track = none", database="bytes", client_encoding="sql_ascii"
-        )
+        other = stage.enter("legacy", database="bytes", client_encoding="sql_ascii")
+        other.execute(b'create table "caf\xe9" as select 1 as "\xff"')
+        other.execute(b'create index "\xff1" on "caf\xe9" ("\xff"); create index "\xff2" on "caf\xe9" ("\xff")')
         send(other, b'select pg_sleep(300) as "caf\xe9 \xff\xfe \xf0\x9f" -- \xf0\x9f\x98')
         for waiter in waiters:
             stage.waited(waiter, 1)
@@ -200,6 +200,14 @@ def test_any_text_makes_a_valid_bounded_document(pgrunbooks, hell):
     assert outcomes(document, "failed") == {}
     assert document["findings"][0]["object"]["name"] == root
     assert len(result.stdout) < MEGABYTE
+
+
+def test_names_that_are_no_text_are_written_out(pgrunbooks, hell):
+    sandbox, _ = hell
+    document = judged(pgrunbooks(sandbox, "check", "--json", database="bytes", thresholds=HELL))
+    assert outcomes(document, "failed") == {}
+    assert r'public."\xff2"' in [it["object"]["name"] for it in document["findings"]]
+    assert pgrunbooks(sandbox, "doctor", database="bytes").returncode in (0, 1)
 
 
 @pytest.mark.parametrize("runbook", ["troubleshooting", "lock_analysis"])

@@ -109,3 +109,19 @@ def test_an_entry_that_was_evicted_meanwhile_counts_whole():
     earlier = Workload((Statement("a", 1, 10, 100.0, 5),))
     later = Workload((Statement("a", 1, 4, 40.0, 2),))
     assert later.since(earlier).statements == later.statements
+
+
+def test_one_text_that_cannot_be_shown_here_hides_all_and_is_told(server, open_shop):
+    with server.connect("postgres") as owner:
+        owner.execute("create database bytes encoding 'SQL_ASCII' template template0")
+        try:
+            with server.connect("bytes", client_encoding="sql_ascii") as legacy:
+                legacy.execute(b'select 1 as "\xff"')
+            with open_shop(server) as session:
+                workload = read_workload(session)
+        finally:
+            owner.execute("drop database bytes with (force)")
+            with server.connect() as shop:
+                shop.execute("select pg_stat_statements_reset()")
+    assert isinstance(workload, Skip)
+    assert "encoding" in workload.reason

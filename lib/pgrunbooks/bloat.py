@@ -123,7 +123,7 @@ def measure(session: Session, rows: Mapping[str, Rows], budget_s: float = 60.0) 
         if not reason and {row["table_oid"], row.get("index_oid")} & sizes.locked(session):
             reason = "somebody holds a lock on it, or waits for one"
         if not reason:
-            query = sql.SQL(method.query).format(sql.Identifier(str(schema))).as_string(session.connection)
+            query = sql.SQL(method.query).format(sql.Identifier(str(schema))).as_string()
             oid = {"oid": row.get("index_oid", row["table_oid"])}
             try:
                 stat = session.rows(query, oid, lock_timeout_s=sizes.LOCK_TIMEOUT_S, timeout_s=left_s)[0]

@@ -17,8 +17,10 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors as pg
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.pq import TransactionStatus
+from psycopg.pq import Format, TransactionStatus
 from psycopg.rows import dict_row
 
 from pgrunbooks.check import Skip
@@ -133,8 +135,9 @@ class Session:
             try:
                 self.begin(lock_timeout_s, timeout_s)
                 cursor = self.connection.cursor(row_factory=dict_row)
-                # binary, since only the extended protocol takes one statement at a time
-                rows = cursor.execute(sql, parameters, binary=one_statement).fetchall()
+                # binary, since only the extended protocol takes one statement at a time; encoded here, since psycopg
+                # takes a client of SQL_ASCII for one that writes ASCII
+                rows = cursor.execute(sql.encode(), parameters, binary=one_statement).fetchall()
             finally:
                 self.end()
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
@@ -152,10 +155,12 @@ class Session:
         self._watchdog = threading.Timer(timeout + _GRACE_S, self._give_up)
         self._watchdog.daemon = True
         self._watchdog.start()
+        # a server of SQL_ASCII keeps any bytes, and refuses to show what is no UTF-8 to a client that wants UTF-8
+        as_kept = self.connection.info.parameter_status("server_encoding") == "SQL_ASCII"
         self.connection.execute(
             f"begin read only; set local statement_timeout = {max(timeout * 1000, 1):.0f}; "
             f"set local lock_timeout = {lock_timeout * 1000:.0f}; set local datestyle = iso; "
-            "set local intervalstyle = postgres"
+            "set local intervalstyle = postgres" + ("; set local client_encoding = 'SQL_ASCII'" if as_kept else "")
         )
 
     def end(self) -> None:
@@ -293,7 +298,27 @@ def _refusals(name: str, parameters: Mapping[str, Any]) -> Iterator[None]:
 
 def _open(parameters: dict[str, Any]) -> psycopg.Connection:
     # prepare_threshold=None: a prepared statement does not survive a transaction pooler
-    return psycopg.connect(**parameters, autocommit=True, prepare_threshold=None)
+    connection = psycopg.connect(**parameters, autocommit=True, prepare_threshold=None)
+    for kind in ("text", "varchar", "bpchar", "name", '"char"'):
+        connection.adapters.register_loader(kind, _TextLoader)
+        connection.adapters.register_loader(kind, _BinaryTextLoader)
+    return connection
+
+
+class _TextLoader(Loader):
+    r"""Read any text: a byte that is no UTF-8 is written out, as in ``caf\xe9``.
+
+    SQL_ASCII databases keep such bytes, and through the names of databases and roles, which all databases share, they
+    reach sessions elsewhere.
+    """
+
+    def load(self, data: Buffer) -> str:
+        """Return the text."""
+        return bytes(data).decode("utf-8", "backslashreplace")
+
+
+class _BinaryTextLoader(_TextLoader):
+    format = Format.BINARY
 
 
 def _one_line(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import psycopg
@@ -14,6 +14,8 @@ from pgrunbooks.check import Skip
 from pgrunbooks.session import Session
 
 HIDDEN = "<insufficient privilege>"
+# One text in the bytes of a SQL_ASCII database, or with characters that our database's encoding lacks, is enough.
+UNREADABLE = (pg.CharacterNotInRepertoire, pg.UntranslatableCharacter)
 _UTILITY = re.compile(
     r"(?:\s|\(|/\*.*?\*/|--[^\n]*\n)*"
     r"(select|insert|update|delete|merge|with|values|table|declare|prepare(?!\s+transaction))\b",
@@ -118,9 +120,14 @@ def read_workload(session: Session, *, min_calls: int = 1) -> Workload | Skip:
         time=sql.Identifier(time), view=sql.Identifier(schema, "pg_stat_statements"), hidden=sql.Literal(HIDDEN)
     )
     try:
-        rows = session.rows(query.as_string(session.connection))
+        rows = session.rows(query.as_string())
     except pg.ObjectNotInPrerequisiteState:
         return Skip("pg_stat_statements must stand in shared_preload_libraries, which takes a restart")
+    except UNREADABLE:
+        return Skip(
+            "pg_stat_statements keeps a statement, perhaps of another database, whose text cannot be shown in the"
+            " encoding of this one, and shows none then; pg_stat_statements_reset() forgets it, and all counters"
+        )
     left_out: dict[str, int] = {}
     statements = []
     for row in rows:
@@ -135,6 +142,23 @@ def read_workload(session: Session, *, min_calls: int = 1) -> Workload | Skip:
         _window(session, schema) if where[0]["has_info"] else None,
         sum(it.total_ms for it in statements),
     )
+
+
+def read_texts(session: Session, queryids: Iterable[str], *, timeout_s: float | None = None) -> dict[str, str]:
+    """Return the start of the text of these statements of any database, by query id; {} where none can be shown.
+
+    The extension must be installed and loaded.
+    """
+    schema = session.rows(WHERE)[0]["namespace"]
+    query = sql.SQL(
+        "select s.queryid::text as queryid, pg_catalog.left(max(s.query), 400) as query from {}(true) as s"
+        " where s.queryid::text = any(%(queryids)s) group by s.queryid order by s.queryid"
+    ).format(sql.Identifier(schema, "pg_stat_statements"))
+    try:
+        rows = session.rows(query.as_string(), {"queryids": sorted(queryids)}, timeout_s=timeout_s)
+    except UNREADABLE:
+        return {}
+    return {row["queryid"]: row["query"] for row in rows if row["query"]}
 
 
 def read_examples(session: Session) -> dict[int, str]:
@@ -152,7 +176,7 @@ def read_examples(session: Session) -> dict[int, str]:
         sql.Identifier(where[0]["schema"], "pg_qualstats_example_queries")
     )
     try:
-        rows = session.rows(query.as_string(session.connection))
+        rows = session.rows(query.as_string())
     except psycopg.errors.ObjectNotInPrerequisiteState:  # installed, but not in shared_preload_libraries
         return {}
     return {row["queryid"]: _EXPLAIN.sub("", row["query"]) for row in rows}
@@ -177,6 +201,6 @@ def _window(session: Session, schema: str) -> float | None:
     query = sql.SQL("select extract(epoch from now() - i.stats_reset)::float8 as window_s from {} as i").format(
         sql.Identifier(schema, "pg_stat_statements_info")
     )
-    rows = session.rows(query.as_string(session.connection))
+    rows = session.rows(query.as_string())
     window: float | None = rows[0]["window_s"] if rows else None
     return window

@@ -40,9 +40,7 @@ def checked(session: Session, proposals: Sequence[Proposal]) -> tuple[Proposal, 
     try:
         after = {it: _cost(session, it) for it in before}
     finally:
-        session.rows(
-            sql.SQL("select {}()").format(sql.Identifier(schema, "hypopg_reset")).as_string(session.connection)
-        )
+        session.rows(sql.SQL("select {}()").format(sql.Identifier(schema, "hypopg_reset")).as_string())
     return tuple(
         replace(proposal, helped=tuple(_with(it, before[it.variant], after[it.variant]) for it in proposal.helped))
         if is_made
@@ -56,7 +54,7 @@ def _create(session: Session, schema: str, proposal: Proposal) -> bool:
         sql.Identifier(schema, "hypopg_create_index"), sql.Literal(proposal.index.statement(concurrently=False))
     )
     try:
-        return bool(session.rows(call.as_string(session.connection)))
+        return bool(session.rows(call.as_string()))
     except psycopg.Error:
         return False
 

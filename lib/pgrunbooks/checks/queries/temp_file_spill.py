@@ -15,33 +15,35 @@ from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows, grad
 from pgrunbooks.checks._counters import DAY_S, a_day, evidence, since_database, window
 from pgrunbooks.checks._sessions import Row, count
 from pgrunbooks.display import size
+from pgrunbooks.session import Session
+from pgrunbooks.workload import read_texts
 
 # The extension may be missing, be installed in any schema, or not be loaded, and a query that names its view would
 # fail then. ts_stat() is the one function of every server that runs a query it is given as text, and it returns
-# words: each word is one statement here, its numbers first, cut to what fits into a word (2 kB).
+# words: each word is the numbers of one statement here. Texts are read apart, since one that is no text in the encoding
+# of this database has the extension refuse them all.
 _TEMPORARY_FILES = """
 with statements as (
     select
         pg_catalog.split_part(w.word, ' ', 1)::oid as database_oid,
         pg_catalog.split_part(w.word, ' ', 2) as queryid,
         pg_catalog.split_part(w.word, ' ', 3)::int8 as calls,
-        pg_catalog.split_part(w.word, ' ', 4)::int8 as written_bytes,
-        pg_catalog.regexp_replace(w.word, '^(\\S+ ){4}', '') as query
+        pg_catalog.split_part(w.word, ' ', 4)::int8 as written_bytes
     from pg_catalog.pg_extension as e
     join pg_catalog.pg_namespace as n on n.oid = e.extnamespace
     cross join lateral pg_catalog.ts_stat(pg_catalog.format(
         $$
         select pg_catalog.array_to_tsvector(array[pg_catalog.concat_ws(
-            ' ', t.dbid, t.queryid, t.calls, t.bytes::int8, coalesce(pg_catalog.left(t.query, 400), '-')
+            ' ', t.dbid, t.queryid, t.calls, t.bytes::int8
         )])
         from (
             select
-                s.dbid, s.queryid, sum(s.calls) as calls, max(s.query) as query,
+                s.dbid, s.queryid, sum(s.calls) as calls,
                 sum(s.temp_blks_written) * current_setting('block_size')::int8 as bytes,
                 pg_catalog.row_number() over (
                     partition by s.dbid order by sum(s.temp_blks_written) desc, s.queryid
                 ) as place
-            from %I.pg_stat_statements as s
+            from %I.pg_stat_statements(false) as s
             where s.temp_blks_written > 0 and s.queryid is not null
             group by s.dbid, s.queryid
         ) as t
@@ -59,8 +61,7 @@ select
     extract(epoch from clock_timestamp() - coalesce(d.stats_reset, b.stats_reset))::float8 as counters_age_s,
     s.queryid,
     s.calls,
-    s.written_bytes,
-    s.query
+    s.written_bytes
 from pg_catalog.pg_stat_database as d
 cross join pg_catalog.pg_stat_bgwriter as b
 left join statements as s on s.database_oid = d.datid
@@ -68,6 +69,13 @@ where d.datname is not null
 order by d.temp_bytes desc, d.datname, s.written_bytes desc nulls last, s.queryid
 """
 SQL = {15: _TEMPORARY_FILES}
+
+
+def name_statements(session: Session, rows: Rows, limits: Limits, seconds: float) -> Rows:
+    """Add to each row the text of its statement in a column ``query``; None where it cannot be read here."""
+    ids = {row["queryid"] for row in rows if row["queryid"]}
+    texts = read_texts(session, ids, timeout_s=seconds) if ids else {}
+    return [{**row, "query": texts.get(row["queryid"])} for row in rows]
 
 
 def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
@@ -124,6 +132,7 @@ check = Check(
     "temp-file-spill",
     sql=SQL,
     judge=judge,
+    deepen=name_statements,
     docs=("https://www.postgresql.org/docs/current/runtime-config-resource.html#GUC-WORK-MEM",),
     runbook="query_performance",
     uses_counters=True,
