@@ -82,6 +82,49 @@ def test_a_role_with_other_habits_of_writing_dates_is_understood(server):
     assert row == {"day": "2026-01-02", "pause": 60.0}
 
 
+def test_names_of_others_do_not_come_before_those_of_postgresql(server):
+    with server.connect() as owner:
+        owner.execute("create schema evil")
+        owner.execute("create function evil.current_setting(text) returns text return 'owned'")
+        owner.execute("create role misled login")
+        owner.execute("grant usage on schema evil to misled")
+        owner.execute("alter role misled set search_path = evil, pg_catalog, shop")
+        try:
+            with open_session(Target(name="tested", dsn=server.url(user="misled"))) as session:
+                (row,) = session.rows("select current_setting('search_path') as path")
+        finally:
+            owner.execute("drop schema evil cascade")
+            owner.execute("drop role misled")
+    assert row == {"path": "pg_catalog, evil, pg_catalog, shop"}
+
+
+def test_a_role_that_is_serializable_and_deferrable_by_default_waits_for_nobody(server):
+    with server.connect() as owner, server.connect() as writer:
+        owner.execute("create role patient login superuser")
+        owner.execute("alter role patient set default_transaction_isolation = serializable")
+        owner.execute("alter role patient set default_transaction_deferrable = on")
+        try:
+            writer.execute("begin isolation level serializable")
+            writer.execute("create table public.written (a int)")
+            with open_session(target(server, dsn=server.url(user="patient"), statement_timeout="1s")) as session:
+                assert session.rows("select count(*) >= 0 as answered from shop.orders") == [{"answered": True}]
+        finally:
+            writer.execute("rollback")
+            owner.execute("drop role patient")
+
+
+def test_who_locks_the_system_catalog_is_named(server):
+    with server.connect() as root:
+        pid = root.info.backend_pid
+        root.execute("begin; lock table pg_class in access exclusive mode")
+        with pytest.raises(ConnectError) as caught:
+            open_session(target(server, lock_timeout="50ms"))
+    assert str(caught.value) == (
+        f"cannot connect to tested: session {pid} (role postgres, idle in transaction) has locked the system catalog"
+        f" pg_class of database shop, so nobody gets in; from another database: select pg_terminate_backend({pid})"
+    )
+
+
 @pytest.fixture(scope="module")
 def listening():
     """Return a server that asks for passwords over TCP on a free port, and its port."""

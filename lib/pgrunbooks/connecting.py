@@ -211,6 +211,8 @@ _REFUSALS = (
              "Correct dbname in the target's dsn, or say --database DB.{databases}"),
     _Refusal("database", r"permission denied for database",
              "As superuser or owner of the database:", "grant connect on database {database} to {role};"),
+    _Refusal("database", r"has locked the system catalog|lock timeout",
+             "End that session, or wait for it, and try again."),
     _Refusal("slots", r"too many clients already|no more connections allowed|remaining connection slots are reserved",
              "See who is there from a session that is open already, or as superuser by a reserved slot, and end what "
              "sits idle. From 16 on, pg_use_reserved_connections keeps a slot for us.", _WHO),

@@ -24,6 +24,7 @@ from pgrunbooks.workload import Workload, read_workload
 
 if TYPE_CHECKING:
     import pandas
+    from IPython.core.interactiveshell import ExecutionResult
 
 _REMOVABLE = {
     "invalid-index": "invalid",
@@ -59,6 +60,12 @@ class Runbook:
         self.session = session
         self.parameters = parameters
         self.started_at = started_at
+        self.verdict: Verdict | None = None
+
+    def leave_findings(self, cell: ExecutionResult) -> None:
+        """Display the findings after a cell that failed, since a headless run ends there; for IPython's events."""
+        if self.verdict and not cell.success:
+            display(Findings(self.verdict))
 
 
 def connect(name: str, *, target: str, database: str = "", **parameters: Any) -> Runbook:
@@ -84,7 +91,13 @@ def connect(name: str, *, target: str, database: str = "", **parameters: Any) ->
         raise
     _attach_sql_magic(session)
     _show_frames_whole()
-    return Runbook(name, session, given, started_at)
+    runbook = Runbook(name, session, given, started_at)
+    if shell := get_ipython():
+        for listener in list(shell.events.callbacks["post_run_cell"]):
+            if isinstance(getattr(listener, "__self__", None), Runbook):  # of a connection before this one
+                shell.events.unregister("post_run_cell", listener)
+        shell.events.register("post_run_cell", runbook.leave_findings)
+    return runbook
 
 
 def diagnose(runbook: Runbook, *names: str) -> Verdict:
@@ -104,6 +117,7 @@ def diagnose(runbook: Runbook, *names: str) -> Verdict:
     if verdict.reason:
         display(verdict, Findings(verdict))
         raise ConnectionLostError(verdict.reason)
+    runbook.verdict = verdict
     return verdict
 
 
@@ -281,8 +295,18 @@ def _attach_sql_magic(session: Session) -> None:
     connection.name = session.target.name
     connection.internal_connection = engine.connect()
     connection.connect_args = {}
-    sqlalchemy.event.listen(engine, "before_cursor_execute", lambda *_: session.begin())
+
+    def begin(*_: object) -> None:
+        with session.losses_told():
+            session.begin()
+
+    def fail(context: sqlalchemy.ExceptionContext) -> None:
+        session.end()
+        with session.losses_told():
+            raise context.original_exception
+
+    sqlalchemy.event.listen(engine, "before_cursor_execute", begin)
     sqlalchemy.event.listen(engine, "after_cursor_execute", lambda *_: session.end())
-    sqlalchemy.event.listen(engine, "handle_error", lambda _: session.end())
+    sqlalchemy.event.listen(engine, "handle_error", fail)
     Connection.connections = {session.target.name: connection}
     Connection.current = connection

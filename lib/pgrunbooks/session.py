@@ -24,7 +24,7 @@ from psycopg.pq import Format, TransactionStatus
 from psycopg.rows import dict_row
 
 from pgrunbooks.check import Skip
-from pgrunbooks.errors import ConfigurationError, ConnectError, ConnectionLostError, RunbookError
+from pgrunbooks.errors import ConfigurationError, ConnectError, ConnectionLostError
 from pgrunbooks.sandbox import Sandbox, default_sandbox
 from pgrunbooks.targets import SANDBOX, Target, load_target
 
@@ -54,6 +54,12 @@ select
     ))::float8 as counters_age_s,
     (select pg_catalog.jsonb_object_agg(e.extname, e.extversion) from pg_catalog.pg_extension as e) as extensions
 """
+
+# A role's search_path may lead to functions and operators of others before those of PostgreSQL.
+_OUR_NAMES_FIRST = (
+    "select pg_catalog.set_config('search_path', pg_catalog.btrim(pg_catalog.concat("
+    "'pg_catalog, ', pg_catalog.current_setting('search_path')), ', '), true)"
+)
 
 _MEMORY = "select sum(m.total_bytes)::int8 as memory_bytes from pg_catalog.pg_backend_memory_contexts as m"
 
@@ -131,7 +137,7 @@ class Session:
         holds more than one, which is for texts that are not our own.
         Raises ConnectionLostError where the server went away or answers no more, and psycopg's error for anything else.
         """
-        try:
+        with self.losses_told():
             try:
                 self.begin(lock_timeout_s, timeout_s)
                 cursor = self.connection.cursor(row_factory=dict_row)
@@ -140,12 +146,18 @@ class Session:
                 rows = cursor.execute(sql.encode(), parameters, binary=one_statement).fetchall()
             finally:
                 self.end()
+        return [{name: _plain(value) for name, value in row.items()} for row in rows]
+
+    @contextlib.contextmanager
+    def losses_told(self) -> Iterator[None]:
+        """Turn what psycopg says of a server that went away into ConnectionLostError; other errors stay."""
+        try:
+            yield
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             if self.connection.closed or self.connection.broken:
                 reason = "it answers no more" if self._gave_up else _one_line(error)
                 raise ConnectionLostError(f"the server went away: {reason}") from None
             raise
-        return [{name: _plain(value) for name, value in row.items()} for row in rows]
 
     def begin(self, lock_timeout_s: float | None = None, timeout_s: float | None = None) -> None:
         """Begin a read-only transaction with both time-outs, which hold until ``end``."""
@@ -158,9 +170,11 @@ class Session:
         # a server of SQL_ASCII keeps any bytes, and refuses to show what is no UTF-8 to a client that wants UTF-8
         as_kept = self.connection.info.parameter_status("server_encoding") == "SQL_ASCII"
         self.connection.execute(
-            f"begin read only; set local statement_timeout = {max(timeout * 1000, 1):.0f}; "
+            "begin isolation level read committed read only; "  # others wait, where a role has them by default
+            f"set local statement_timeout = {max(timeout * 1000, 1):.0f}; "
             f"set local lock_timeout = {lock_timeout * 1000:.0f}; set local datestyle = iso; "
-            "set local intervalstyle = postgres" + ("; set local client_encoding = 'SQL_ASCII'" if as_kept else "")
+            f"set local intervalstyle = postgres; {_OUR_NAMES_FIRST}"
+            + ("; set local client_encoding = 'SQL_ASCII'" if as_kept else "")
         )
 
     def end(self) -> None:
@@ -234,11 +248,12 @@ class Session:
         return Server(**{**facts, "extensions": facts["extensions"] or {}}, system_identifier=identifier)
 
 
-def open_session(target: Target | str, *, database: str | None = None) -> Session:
+def open_session(target: Target | str, *, database: str | None = None, ask_why: bool = True) -> Session:
     """Connect to a target, or to another database of its server, and return the guarded session.
 
     The sandbox is started where it does not run. Raises ConfigurationError for a target that is wrong and
-    ConnectError, in one line without a secret, for one that does not answer.
+    ConnectError, in one line without a secret, for one that does not answer; where a lock on the system catalog keeps
+    everybody out, the line says whose it is, unless it is not to ``ask_why``.
     """
     if isinstance(target, str):
         target = load_target(target)
@@ -251,15 +266,23 @@ def open_session(target: Target | str, *, database: str | None = None) -> Sessio
         overrides["dbname"] = database
     parameters = conninfo_to_dict(make_conninfo(dsn, **overrides))
     parameters.setdefault("connect_timeout", str(CONNECT_TIMEOUT_S))
-    connection = _connect(target, parameters)
     try:
-        return Session(target, connection, sandbox)
-    except RunbookError:
-        connection.close()
-        raise
+        connection = _connect(target, parameters)
+        try:
+            return Session(target, connection, sandbox)
+        except BaseException:
+            connection.close()
+            raise
     except psycopg.Error as error:
-        connection.close()
-        raise ConnectError(f"cannot look at {target.name}: {_one_line(error)}") from None
+        refusal = ConnectError(f"cannot look at {target.name}: {_one_line(error)}")
+    except ConnectError as error:
+        refusal = error
+    if ask_why and "lock timeout" in str(refusal):
+        from pgrunbooks import locked_out  # which opens a session itself
+
+        if why := locked_out.why(target, str(parameters.get("dbname") or os.environ.get("PGDATABASE", ""))):
+            raise ConnectError(f"cannot connect to {target.name}: {why}") from None
+    raise refusal
 
 
 def _connect(target: Target, parameters: dict[str, Any]) -> psycopg.Connection:
