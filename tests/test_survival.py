@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jsonschema
 import matplotlib
+import nbformat
 import psycopg
 import pytest
 from bs4 import BeautifulSoup
@@ -21,6 +22,7 @@ from pgrunbooks import plots
 from pgrunbooks.drills import Actors, pid
 from pgrunbooks.record import findings_schema
 from pgrunbooks.sandbox import temporary_sandbox, wait_until
+from pgrunbooks.workspace import runbook_files
 
 DEADLINE_S = 100
 AT_ONCE = {"warning": "0", "critical": "0"}
@@ -120,6 +122,36 @@ def test_every_table_locked_and_wanted(pgrunbooks, server):
     for document in (judged(check), the_record()[1]):
         assert document["findings"][0]["object"]["name"] == root
         assert outcomes(document, "failed") == {}
+
+
+def test_a_locked_catalog_is_told_once_and_soon(pgrunbooks, newest):
+    with newest.connect() as root:
+        root.execute("begin; lock table pg_constraint in access exclusive mode")
+        result = pgrunbooks(newest, "check", "--json")
+        doctor = pgrunbooks(newest, "doctor")
+    document = judged(result)
+    assert len(outcomes(document, "failed")) > 10
+    assert document["reason"].count("lock time-out") == 1
+    assert sum(it["duration_ms"] for it in document["checks"]) < 10_000
+    assert (result.returncode, doctor.returncode) == (3, 3)
+
+
+def test_a_cell_that_loses_the_server_says_so_in_one_line_and_the_findings_stay(pgrunbooks, newest, tmp_path):
+    runbook = nbformat.read(runbook_files()["lock_analysis"], as_version=4)
+    first = next(cell for cell in runbook.cells if cell.source.startswith("%%sql"))
+    first.source = "%%sql\nselect pg_terminate_backend(pg_backend_pid())"
+    (tmp_path / "runbooks").mkdir()
+    nbformat.write(runbook, tmp_path / "runbooks" / "lock_analysis.ipynb")
+    with Actors(newest) as stage:
+        root = pid(stage.enter("migration", "begin", "lock table shop.orders"))
+        stage.waited(stage.block("checkout", "select count(*) from shop.orders"), 1)
+        limits = {"blocking-lock": {"warning": "1s", "critical": "1h"}, "idle-in-transaction": {"blocking": "1h"}}
+        result = pgrunbooks(newest, "run", "lock_analysis", thresholds=limits)
+    line = "the server went away: terminating connection due to administrator command"
+    assert (result.returncode, result.stderr) == (3, f"pgrunbooks: {line}\n")
+    document = the_record()[1]
+    assert (document["status"], document["reason"]) == ("unknown", line)
+    assert document["findings"][0]["object"]["name"] == root
 
 
 # ---- texts -------------------------------------------------------------------------------------------------------

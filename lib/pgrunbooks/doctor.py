@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any
 
+import psycopg
+
 from pgrunbooks import connecting, privileges
 from pgrunbooks.connecting import State, Step, names
 from pgrunbooks.display import printable
-from pgrunbooks.errors import RunbookError
+from pgrunbooks.errors import ConnectError, RunbookError
 from pgrunbooks.sandbox import default_sandbox
 from pgrunbooks.session import Session
 from pgrunbooks.targets import SANDBOX, Target
@@ -82,24 +84,28 @@ class Examination:
 def examine(target: Target, *, database: str | None = None) -> Examination:
     """Connect to a target step by step, look at what its role may see there, and return what was found.
 
-    Raises ConfigurationError where the connection string names no place to go to, and ConnectionLostError where the
-    server goes away meanwhile. A server that refuses is no error: the step that it refused is in the result.
+    Raises ConfigurationError where the connection string names no place to go to, ConnectionLostError where the
+    server goes away meanwhile, and ConnectError where a lock or somebody's cancel stops a question. A server that
+    refuses is no error: the step that it refused is in the result.
     """
     sandbox = None
     if target.name == SANDBOX and not target.dsn:
         sandbox = default_sandbox().start()  # held: it runs for as long as somebody holds it
         target = target.model_copy(update={"dsn": sandbox.url()})
-    with connecting.connection(target, database) as (steps, session):
-        if session is None:
-            return Examination(target.name, tuple(steps))
-        return Examination(
-            target.name,
-            tuple(steps),
-            role=tuple(_role(session, at_home=sandbox is not None)),
-            extensions=tuple(_extensions(session)),
-            settings=tuple(_settings(session)),
-            levels=tuple(_levels(session)),
-        )
+    try:
+        with connecting.connection(target, database) as (steps, session):
+            if session is None:
+                return Examination(target.name, tuple(steps))
+            return Examination(
+                target.name,
+                tuple(steps),
+                role=tuple(_role(session, at_home=sandbox is not None)),
+                extensions=tuple(_extensions(session)),
+                settings=tuple(_settings(session)),
+                levels=tuple(_levels(session)),
+            )
+    except psycopg.Error as error:
+        raise ConnectError(f"cannot look at {target.name}: {error.diag.message_primary or error}") from None
 
 
 # ---- the role ----------------------------------------------------------------------------------------------------

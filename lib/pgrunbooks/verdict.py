@@ -27,6 +27,8 @@ Status = Literal["ok", "warning", "critical", "unknown"]
 EXIT_STATUS: Mapping[str, int] = MappingProxyType({"ok": 0, "warning": 1, "critical": 2, "unknown": 3})
 EVIDENCE_ROWS = 100
 _ACUTE_AREAS = ("connections", "locks", "wal", "replication", "integrity")
+# A lock on the catalog that one check could not wait for stands before the next ones as well.
+_LOCKED_S = 0.05
 
 # contract: which areas a runbook asks. A code stands for itself.
 _QUERIES_NOW = ("wait-event-hotspot", "temp-file-spill", "high-rollback-ratio", "cache-hit-low")
@@ -77,8 +79,7 @@ class Verdict:
         if self.status == "unknown" and not reason:
             gaps = [check for check in self.checks if check.outcome in ("failed", "skipped")]
             told = [check for check in gaps if check.outcome == "failed"] or gaps
-            failed = [f"{check.code} {check.outcome}: {check.reason}" for check in told]
-            reason = "; ".join(failed) or "no check could be asked"
+            reason = _gaps_in_words(told) or "no check could be asked"
         return {
             "schema_version": 1,
             "tool_version": metadata.version("pgrunbooks"),
@@ -279,6 +280,7 @@ class _Run:
         self._measured: dict[str, Rows] = {}
         self._history: list[Since | None] = []  # empty until it was looked at
         self._deadline = 0.0
+        self._lock_timeout_s: float | None = None
 
     def ask(self, check: Check) -> None:
         """Ask one check; note its findings and how it ended."""
@@ -300,6 +302,8 @@ class _Run:
                 late = f"stopped, since it took longer than {duration(budget_s)}"
                 failure = late if is_late else "cancelled by somebody else"
             except psycopg.Error as error:
+                if isinstance(error, pg.LockNotAvailable):
+                    self._lock_timeout_s = _LOCKED_S
                 refusal = refused(error, self.session.server)
                 skip, failure = (refusal, None) if isinstance(refusal, Skip) else (None, refusal)
             except Exception as error:  # noqa: BLE001 - the one boundary that keeps a runbook going
@@ -340,15 +344,18 @@ class _Run:
         if check.asks_pooler:
             yield from pooler_rows(self.session.target, sql)
         elif check.samples == 1:
-            yield from self.session.rows(sql, timeout_s=self._left_s())
+            yield from self._rows(sql)
         else:
             for sample in range(check.samples):
-                rows = self.session.rows(sql, timeout_s=self._left_s())
+                rows = self._rows(sql)
                 yield from ({**row, "sample": sample} for row in rows)
                 if not rows:
                     break  # nothing is there that could change
                 if sample + 1 < check.samples:
                     time.sleep(check.sample_every_s)
+
+    def _rows(self, sql: str) -> Rows:
+        return self.session.rows(sql, timeout_s=self._left_s(), lock_timeout_s=self._lock_timeout_s)
 
     def _left_s(self) -> float:
         """Return what is left of the check's budget; never nothing, since a time-out of 0 is none at all."""
@@ -402,6 +409,15 @@ def _masked(row: Mapping[str, Any], show_literals: bool) -> Mapping[str, Any]:
     if show_literals or not isinstance(row.get("query"), str):
         return row
     return {**row, "query": mask(row["query"])}
+
+
+def _gaps_in_words(checks: Sequence[Outcome]) -> str:
+    """Return why some checks say nothing, each reason once, since one lock may stop them all."""
+    codes: dict[tuple[str, str | None], list[str]] = {}
+    for check in checks:
+        codes.setdefault((check.outcome, check.reason), []).append(check.code)
+    more = {group: f" and {len(names) - 1} more" if len(names) > 1 else "" for group, names in codes.items()}
+    return "; ".join(f"{names[0]}{more[it]} {it[0]}: {it[1]}" for it, names in codes.items())
 
 
 def _finding_document(finding: Finding) -> dict[str, Any]:

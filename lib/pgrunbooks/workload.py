@@ -50,7 +50,7 @@ select
     sum(s.{time})::float8 as total_ms,
     sum(s.rows)::int8 as rows,
     (s.dbid <> d.oid) as elsewhere
-from {view} as s
+from {view}(true) as s
 join pg_catalog.pg_database as d on d.datname = pg_catalog.current_database()
 group by s.queryid, s.dbid, d.oid, s.query is null or s.query = {hidden}
 order by total_ms desc, queryid
@@ -109,7 +109,8 @@ def read_workload(session: Session, *, min_calls: int = 1) -> Workload | Skip:
     """Return the workload of the session's database, or why there is none to be had.
 
     Entries of one query id that differ by role are one statement. The extension may live in any schema, and the
-    library may be newer than the extension's SQL, so the columns decide which query is asked.
+    library may be newer than the extension's SQL, so the columns decide which query is asked. Its functions are asked,
+    since a view may be locked.
     """
     where = session.rows(WHERE)
     if not where:
@@ -198,7 +199,7 @@ def _reason(row: Mapping[str, object], min_calls: int) -> str | None:
 
 
 def _window(session: Session, schema: str) -> float | None:
-    query = sql.SQL("select extract(epoch from now() - i.stats_reset)::float8 as window_s from {} as i").format(
+    query = sql.SQL("select extract(epoch from now() - i.stats_reset)::float8 as window_s from {}() as i").format(
         sql.Identifier(schema, "pg_stat_statements_info")
     )
     rows = session.rows(query.as_string())
