@@ -1,4 +1,5 @@
 import datetime
+import json
 import re
 
 import pytest
@@ -71,6 +72,10 @@ schedule:
         ("targets: {prod: {dsn: '', disk_bytes: big}}", "targets.prod.disk_bytes: needs a size such as 64MB"),
         ("targets: {prod: {dsn: '', lock_timeout: 10}}", "targets.prod.lock_timeout: needs a duration"),
         ("targets: {prod: {dsn: '', statement_timeout: 0}}", "targets.prod.statement_timeout: Input should be greater"),
+        ("targets: {prod: {dsn: '', lock_timeout: 999999d}}", "targets.prod.lock_timeout: Input should be less"),
+        ("targets: {prod: }", "targets.prod: needs keys and values"),
+        ("targets: {1: {dsn: ''}}", "unknown target 'prod'"),
+        ("targets: " + "[" * 3000, "cannot be read: RecursionError"),
         ("targets: {prod: {dsn: '', environment: live}}", "targets.prod.environment: Input should be 'development'"),
         ("targets: {prod: {dsn: '', standbys: [none]}}", "targets.prod.standbys: unknown target 'none'"),
         ("targets: {prod: {dsn: '${NO_SUCH_VARIABLE}'}}", "the environment variable NO_SUCH_VARIABLE is not set"),
@@ -92,6 +97,13 @@ def test_what_is_wrong_is_one_line_that_names_the_file_and_the_key(text, words, 
     message = refused()
     assert "targets.yml" in message
     assert words in message
+
+
+@pytest.mark.parametrize("name", ["../prod", ".prod", "a/b", ""])
+def test_a_target_that_names_no_folder_is_refused(name, write):
+    write(json.dumps({"targets": {name: {"dsn": ""}}}))
+    with pytest.raises(ConfigurationError, match="cannot name a folder"):
+        load_target(name)
 
 
 @pytest.mark.parametrize("dsn", ["host=h pass word='s3cret'", "postgresql://u:s3cret@[h/db", "password=s3cret x"])

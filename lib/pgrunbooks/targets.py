@@ -34,6 +34,7 @@ TOP_KEYS = {  # what each of them holds, for the reference
     "history": "where `pgrunbooks snapshot` and the growth report keep what they measured, and for how long",
     "checks": "the folder of checks of one's own, relative to this file",
 }
+_MOST_S = 86400.0  # of a time-out; the server takes 24 days, and no statement of ours may last them
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 # One field of a cron expression in what every scheduler understands: names of three letters, a step after * or a range.
 _TERM = r"(?:\d+|[a-z]{3})(?:-(?:\d+|[a-z]{3})(?:/\d+)?)?"
@@ -83,8 +84,10 @@ class Target(Model):
         default=None, description="what kind of database it is"
     )
     owner: str | None = Field(default=None, description="shown with every verdict")
-    statement_timeout: Duration = Field(default=15.0, gt=0, description="for each statement of ours")
-    lock_timeout: Duration = Field(default=0.5, gt=0, description="for each lock that a statement of ours waits for")
+    statement_timeout: Duration = Field(default=15.0, gt=0, le=_MOST_S, description="for each statement of ours")
+    lock_timeout: Duration = Field(
+        default=0.5, gt=0, le=_MOST_S, description="for each lock that a statement of ours waits for"
+    )
     disk_bytes: Bytes | None = Field(default=None, description="what the volume holds in all")
     tablespaces: dict[str, Bytes] = Field(default={}, description="name -> what its own volume holds in all")
     memory_bytes: Bytes | None = Field(default=None, description="main memory of the server's host")
@@ -261,6 +264,8 @@ def load_target(name: str) -> Target:
         _history(path, content["history"])  # a mistake there is told before anything connects
         rules()  # so is one in a check of one's own
     entry = content["targets"].get(name)
+    if "/" in name or name.startswith(".") or not name:
+        raise ConfigurationError(f"target {name!r}: cannot name a folder, and records lie in one of that name")
     if entry is None and name == SANDBOX:
         entry = {}
     if entry is None:
@@ -268,8 +273,6 @@ def load_target(name: str) -> Target:
         where = str(path) if path else f"no targets.yml from {Path.cwd()} upwards; 'pgrunbooks init DIR' makes one"
         raise ConfigurationError(f"unknown target {name!r} ({where}); known: {known}")
     key = f"targets.{name}"
-    if not isinstance(entry, Mapping):
-        raise ConfigurationError(f"{path}: {key}: needs keys and values, got {type(entry).__name__}")
     drill = default_sandbox().drill() if name == SANDBOX else None
     own = {"dsn": "", "allow_actions": True} if name == SANDBOX else {}
     settings = {**content["defaults"], **own, **(drill["settings"] if drill else {}), **entry}
@@ -324,7 +327,7 @@ def _history(path: Path, settings: dict[str, Any]) -> History:
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(f"{path}: cannot be read: {type(error).__name__}") from None
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
@@ -339,6 +342,10 @@ def _read(path: Path) -> dict[str, Any]:
     for key, wanted in _TOP.items():
         if not isinstance(content[key], wanted):
             raise ConfigurationError(f"{path}: {key}: needs a {wanted.__name__}, got {type(content[key]).__name__}")
+    content["targets"] = {str(name): entry for name, entry in content["targets"].items()}
+    for name, entry in content["targets"].items():
+        if not isinstance(entry, Mapping) and not (entry is None and name == SANDBOX):
+            raise ConfigurationError(f"{path}: targets.{name}: needs keys and values, got {type(entry).__name__}")
     if "dsn" in content["defaults"]:
         raise ConfigurationError(f"{path}: defaults.dsn: a target has its own dsn")
     return content
