@@ -110,6 +110,13 @@ def test_the_runner_gives_a_parameter_the_type_of_its_default(workspace, tmp_pat
     [
         (["run", "troubleshooting", "--target", "prod", "-p", "no_such", "1"], "unknown parameter 'no_such'"),
         (["run", "troubleshooting", "--target", "prod", "-p", "show_literals", "maybe"], "parameter show_literals"),
+        (["run", "troubleshooting", "--target", "prod", "-p", "sample_s", "100"], "sample_s: needs seconds"),
+        (["run", "lock_analysis", "--target", "prod", "-p", "pid", "inf"], "parameter pid: needs a value like 0"),
+        (["check", "--target", "prod", "--watch", "nan"], "--watch: needs seconds"),
+        (
+            ["run", "lock_analysis", "--target", "prod", "--out", "/dev/null/x"],
+            "--out: /dev/null/x/prod: no record can",
+        ),
         (["run", "no_such", "--target", "prod"], "unknown runbook 'no_such'"),
         (["run", "troubleshooting", "--target", "nowhere"], "unknown target 'nowhere'"),
         (["run", "troubleshooting"], "Missing option '--target'"),

@@ -1,9 +1,11 @@
 """What a bad night brings: hundreds of sessions, texts from hell, a server that lets nobody in; and what is no incident."""
 
 import contextlib
+import datetime
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -20,7 +22,8 @@ from bs4 import BeautifulSoup
 from conftest import diagnose
 from pgrunbooks import plots
 from pgrunbooks.drills import Actors, pid
-from pgrunbooks.record import findings_schema
+from pgrunbooks.errors import RunbookError
+from pgrunbooks.record import findings_schema, leave
 from pgrunbooks.sandbox import temporary_sandbox, wait_until
 from pgrunbooks.workspace import runbook_files
 
@@ -392,3 +395,31 @@ def test_a_server_in_recovery_that_takes_no_connections_is_unknown(pgrunbooks, s
             time.sleep(0.05)
         assert_refused(pgrunbooks, restored, "the database system is starting up", database="postgres")
         restored.run("pg_ctl", "stop", "-m", "immediate", "-D", str(restored.data))
+
+
+# ---- a disk that is full -----------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_one_line_with_the_status_and_leaves_no_half_record(tmp_path):
+    notebook, full = nbformat.v4.new_notebook(), "\N{BLACK SQUARE}" * 100_000
+    notebook.cells = [nbformat.v4.new_markdown_cell(full)]
+    document = {"target": "prod", "status": "critical", "runbook": "own", "server": None, "findings": [], "checks": []}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(full), before[1]))
+    try:
+        with pytest.raises(RunbookError, match="cannot be written: File too large; the status is CRITICAL"):
+            leave(notebook, document, tmp_path, owner=None, began=datetime.datetime.now(datetime.UTC))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["records", "--out", "/proc/self"]])
+def test_what_cannot_be_written_is_one_line(arguments):
+    command = [sys.executable, "-m", "pgrunbooks", *arguments]
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=DEADLINE_S, check=False
+        )
+    assert (result.returncode, len(result.stderr.splitlines())) == (3, 1), result.stderr

@@ -184,6 +184,11 @@ def _incident_folders(path: Path) -> list[str]:
 
 def _write(path: Path, text: str) -> Path:
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=_ASIDE, delete=False, encoding="utf-8") as aside:
-        aside.write(text)
+        try:
+            aside.write(text)
+            aside.flush()
+        except OSError:
+            Path(aside.name).unlink()
+            raise
     Path(aside.name).chmod(0o644)
     return Path(aside.name).replace(path)

@@ -54,6 +54,10 @@ def run() -> None:
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:  # a full disk, a folder that may not be written to
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"pgrunbooks: {where}{error.strerror or error}", err=True)
+        sys.exit(RunbookError.exit_status)
     finally:
         gc.freeze()  # else the interpreter searches all that was imported once more before it ends
 
@@ -128,6 +132,8 @@ def check(area: tuple[str, ...], target: str, database: str | None, as_json: boo
     """
     from pgrunbooks.targets import load_target
 
+    if watch and not watch <= 86400:  # which is true of nan as well
+        raise ConfigurationError("--watch: needs seconds from 0.1 to 86400")
     checks = verdicts.checks_for(*area)
     the_target = load_target(target)
     parameters = {"areas": " ".join(area), "target": target, "database": database or ""}

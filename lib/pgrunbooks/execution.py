@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.utils import run_sync
 
+from pgrunbooks.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
@@ -27,7 +29,10 @@ _PRELOADED = [
 
 
 def execute(source: Path, parameters: Mapping[str, Any], *, progress: bool) -> tuple[NotebookNode, str | None]:
-    """Execute a notebook; return it as far as it came, and what went wrong in one line."""
+    """Execute a notebook; return it as far as it came, and what went wrong in one line.
+
+    Raises ConfigurationError where the notebook refuses a parameter.
+    """
     problem = None
     with tempfile.TemporaryDirectory(prefix="pgrunbooks-") as aside, _kernel(Path(aside)) as kernel:
         output = Path(aside) / "notebook.ipynb"
@@ -49,6 +54,8 @@ def execute(source: Path, parameters: Mapping[str, Any], *, progress: bool) -> t
                 execution_timeout=_CELL_TIMEOUT_S,
             )
         except papermill.PapermillExecutionError as error:
+            if error.ename.endswith("ConfigurationError"):
+                raise ConfigurationError(error.evalue) from None
             problem = f"{error.ename}: {error.evalue}".splitlines()[0]
             if error.ename.endswith(("ConnectError", "ConnectionLostError")):
                 problem = error.evalue

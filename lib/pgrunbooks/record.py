@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pgrunbooks import execution
 from pgrunbooks.archive import STAMP, Record, check_incident, note_incident, records, with_first_seen, write_overview
 from pgrunbooks.display import BUNDLE, FILES
-from pgrunbooks.errors import ConfigurationError
+from pgrunbooks.errors import ConfigurationError, RunbookError
 from pgrunbooks.report import render_report
 from pgrunbooks.targets import Target, load_target
 from pgrunbooks.verdict import not_judged, utc_now
@@ -74,8 +74,8 @@ def execute(
     """Execute a runbook on a target through papermill and return the record that it left below ``out``.
 
     A cell that fails, a database that does not answer and a kernel that dies leave a record too, with the status
-    unknown and the reason. Raises ConfigurationError, before anything runs, for an unknown runbook, target or
-    parameter.
+    unknown and the reason. Raises ConfigurationError for an unknown runbook, target or parameter, before anything
+    runs, and for a value that the runbook itself refuses; it leaves no record then.
     """
     known = runbooks()
     if name not in known:
@@ -85,10 +85,20 @@ def execute(
         check_incident(incident)
     the_target = load_target(target)
     parameters = _parameters(runbook, {**given, "target": target, **({"database": database} if database else {})})
+    _try_to_write(out / the_target.name)
     started_at = utc_now()
     notebook, problem = execution.execute(runbook.path, parameters, progress=progress)
     document = _document(notebook, problem, runbook, the_target, parameters, started_at)
     return leave(notebook, document, out, owner=the_target.owner, began=started_at, incident=incident, html=html)
+
+
+def _try_to_write(parent: Path) -> None:
+    """Refuse a place where no record can be left, before anything runs."""
+    try:
+        with _aside(parent):
+            pass
+    except OSError as error:
+        raise ConfigurationError(f"--out: {parent}: no record can be written: {error.strerror}") from None
 
 
 def leave(
@@ -101,8 +111,29 @@ def leave(
     incident: str | None = None,
     html: bool = True,
 ) -> Record:
-    """Write the record of a notebook that ran, whole or not at all, and bring the overview up to date."""
+    """Write the record of a notebook that ran, whole or not at all, and bring the overview up to date.
+
+    Raises RunbookError, which tells the status, where the disk is full by now.
+    """
     parent = out / document["target"]
+    try:
+        return _left(notebook, document, parent, owner=owner, began=began, incident=incident, html=html)
+    except OSError as error:
+        status = document["status"].upper()
+        raise RunbookError(f"{parent}: cannot be written: {error.strerror}; the status is {status}") from None
+
+
+def _left(
+    notebook: NotebookNode,
+    document: Mapping[str, Any],
+    parent: Path,
+    *,
+    owner: str | None,
+    began: datetime.datetime,
+    incident: str | None,
+    html: bool,
+) -> Record:
+    out = parent.parent
     document = with_first_seen(document, (it.document for it in records(out, document["target"])))
     with _aside(parent) as aside:
         _write(aside / "notebook.ipynb", execution.text_of(notebook))
@@ -157,7 +188,7 @@ def _typed(name: str, text: str, default: Any) -> Any:
         if isinstance(default, (int, float)):
             number = float(text)
             return int(number) if isinstance(default, int) and number == int(number) else number
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         raise ConfigurationError(f"parameter {name}: needs a value like {default!r}, got {text!r}") from None
     return text
 
