@@ -33,6 +33,7 @@ INJECTIONS = {
     "the postmaster is killed": (8, 1),
     "we are interrupted": (12, 3),
     "we are terminated": (12, 3),
+    "we are hung up": (4, 1),
     "we are killed": (8, 2),
     "the server is frozen": (6, 2),
 }
@@ -40,7 +41,12 @@ COMMANDS = {
     "check": (["check", "--json"], checks_for()),
     "run": (["run", "troubleshooting", "--out", "records"], checks_for("troubleshooting")),
 }
-SIGNALS = {"we are interrupted": signal.SIGINT, "we are terminated": signal.SIGTERM, "we are killed": signal.SIGKILL}
+SIGNALS = {
+    "we are interrupted": signal.SIGINT,
+    "we are terminated": signal.SIGTERM,
+    "we are hung up": signal.SIGHUP,
+    "we are killed": signal.SIGKILL,
+}
 ON_BACKEND = [fault for fault in INJECTIONS if fault.startswith("our")]
 BOUND_S = 45
 OURS = "from pg_stat_activity where application_name = 'pgrunbooks'"

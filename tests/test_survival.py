@@ -228,6 +228,20 @@ def test_no_text_reaches_a_terminal_raw(pgrunbooks, hell):
     assert RAW.findall(result.stdout) == []
 
 
+def test_a_locale_without_our_characters_is_no_reason_to_fail(pgrunbooks, hell, monkeypatch):
+    sandbox, root = hell
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    assert root in pgrunbooks(sandbox, "check", "locks", thresholds=HELL).stdout
+    document = judged(pgrunbooks(sandbox, "check", "locks", "--json", thresholds=HELL))
+    assert root in {it["object"]["name"] for it in document["findings"]}
+
+
+def test_a_reader_that_has_seen_enough_does_not_change_the_status(pgrunbooks, hell):
+    assert pgrunbooks(hell[0], "check", "locks", thresholds=HELL).returncode == 2
+    command = f"{sys.executable} -m pgrunbooks check locks --target prod --json | true; exit ${{PIPESTATUS[0]}}"
+    assert subprocess.run(["bash", "-c", command], timeout=DEADLINE_S, check=False).returncode == 2
+
+
 def test_any_text_makes_a_valid_bounded_document(pgrunbooks, hell):
     sandbox, root = hell
     result = pgrunbooks(sandbox, "check", "--json", thresholds=HELL)

@@ -11,8 +11,9 @@ def _leave(number: int, _: FrameType | None) -> None:
 
 def run() -> None:
     """Import the command line, which takes a third of a second, and run it."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)  # nothing is begun yet that would have to be cleared away
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup and a shell's & have it
+            signal.signal(number, _leave)  # nothing is begun yet that would have to be cleared away
     from pgrunbooks.cli import run as run_command_line
 
     run_command_line()

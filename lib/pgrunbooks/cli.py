@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import json
 import os
 import random
@@ -35,7 +36,12 @@ _GARBAGE_AFTER = (
 def run() -> None:
     """Run the command line; the exit statuses are those of the monitoring plug-ins, 64 for wrong usage."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that whatever was begun is cleared away
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, lambda number, _: sys.exit(128 + number))  # whatever was begun is cleared away
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it is closed
+            stream.reconfigure(errors="replace")  # a locale without our characters is no reason to fail
     gc.set_threshold(_GARBAGE_AFTER)
     try:
         sys.exit(main.main(prog_name="pgrunbooks", standalone_mode=False) or 0)
@@ -52,7 +58,7 @@ def run() -> None:
         click.echo("pgrunbooks: interrupted", err=True)
         sys.exit(130)
     except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _hush()
         sys.exit(0)
     except OSError as error:  # a full disk, a folder that may not be written to
         where = f"{error.filename}: " if error.filename else ""
@@ -60,6 +66,11 @@ def run() -> None:
         sys.exit(RunbookError.exit_status)
     finally:
         gc.freeze()  # else the interpreter searches all that was imported once more before it ends
+
+
+def _hush() -> None:
+    """Send nowhere what is still to be printed, since nobody reads it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -143,7 +154,11 @@ def check(area: tuple[str, ...], target: str, database: str | None, as_json: boo
             with patience(f"asking {target}"):
                 verdict = verdicts.look(the_target, checks, database=database, runbook="check", parameters=parameters)
             status = verdict.status
-            _print(verdict, as_json=as_json, watch=bool(watch))
+            try:
+                _print(verdict, as_json=as_json, watch=bool(watch))
+            except BrokenPipeError:  # the status stays what it is, whoever stopped reading
+                _hush()
+                break
             if not watch:
                 break
             time.sleep(watch)
@@ -155,7 +170,9 @@ def _print(verdict: verdicts.Verdict, *, as_json: bool, watch: bool) -> None:
     if not verdict.server:
         _say_reason(document)
     if as_json:
-        click.echo(json.dumps(document, indent=None if watch else 2, ensure_ascii=False))
+        encoding = getattr(sys.stdout, "encoding", "utf-8")  # it is None where somebody closed it
+        ascii_only = encoding.lower().replace("-", "") != "utf8"
+        click.echo(json.dumps(document, indent=None if watch else 2, ensure_ascii=ascii_only))
     elif verdict.server:
         from rich.console import Console
 
