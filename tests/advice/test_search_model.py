@@ -23,8 +23,8 @@ class Model:
         self.savings = savings
         self.sizes = {index: round(it * MB) for index, it in megabytes.items()}
 
-    def promising(self, question: Question, candidates: Iterable[Index], deadline: float) -> list[Index]:
-        return list(candidates)
+    def promising(self, question: Question, candidates: Iterable[Index], deadline: float) -> list[frozenset[Index]]:
+        return [frozenset({it}) for it in candidates]
 
     def add(self, index: Index) -> bool:
         return index in self.sizes
@@ -42,6 +42,16 @@ class Model:
         return self.relative(question, indexes)
 
 
+class Together(Model):
+    """Costs where the indexes of a statement save something only when all of them are there."""
+
+    def promising(self, question: Question, candidates: Iterable[Index], deadline: float) -> list[frozenset[Index]]:
+        return [frozenset(candidates)]
+
+    def relative(self, question: Question, indexes: Iterable[Index]) -> float:
+        return 1 - min(self.savings[it] for it in question.candidates) * (set(question.candidates) <= set(indexes))
+
+
 def on(table: str, *keys: str) -> Index:
     return Index(f"shop.{table}", keys)
 
@@ -51,7 +61,7 @@ MEGABYTES = {A: 6, B: 4, D: 1, E: 9}
 SAVINGS = {A: 0.36, B: 0.30, D: 0.20, E: 0.40}
 
 
-def searched(savings: Mapping[Index, float], megabytes: Mapping[Index, float]) -> Search:
+def searched(savings: Mapping[Index, float], megabytes: Mapping[Index, float], model: type[Model] = Model) -> Search:
     """Return a search over one statement a table, all of the same weight."""
     tables = sorted({it.table for it in savings})
     questions = [
@@ -64,7 +74,7 @@ def searched(savings: Mapping[Index, float], megabytes: Mapping[Index, float]) -
         )
         for number, table in enumerate(tables)
     ]
-    return Search(questions, Model(savings, megabytes), lambda index: 0.0, FAR)
+    return Search(questions, model(savings, megabytes), lambda index: 0.0, FAR)
 
 
 @pytest.mark.parametrize("exponent", _SCORES)
@@ -104,3 +114,10 @@ def test_an_index_that_saves_too_little_goes_even_when_the_time_is_up():
     found = search.priced(frozenset({A, D}))
     search.deadline = 0.0
     assert search.pruned(found, gain=0.06).indexes == {A}
+
+
+@pytest.mark.parametrize(("budget", "found"), [(11, True), (9, False)])
+def test_indexes_that_save_only_together_are_found(budget, found):
+    pair = on("a", "id"), on("a", "price")
+    search = searched(dict.fromkeys(pair, 0.5), dict.fromkeys(pair, 5.0), Together)
+    assert search.best(budget * MB).indexes == (set(pair) if found else set())

@@ -89,12 +89,12 @@ class Costs:
         """Return those of the added indexes that a plan uses."""
         return frozenset(index for index, handle in self._handles.items() if handle in plan.indexes)
 
-    def promising(self, question: Question, candidates: Iterable[Index], deadline: float) -> list[Index]:
-        """Return those of some candidates that lower the cost of a statement: all are shown to the planner at once,
-        those that it takes are put aside, until what is left helps no more.
+    def promising(self, question: Question, candidates: Iterable[Index], deadline: float) -> list[frozenset[Index]]:
+        """Return those of some candidates that lower the cost of a statement, in the sets that a plan takes together:
+        all are shown to the planner at once, those that it takes are put aside, until what is left helps no more.
         """
         candidates = frozenset(it for it in candidates if self.add(it))
-        found: dict[Index, None] = {}
+        found: dict[frozenset[Index], None] = {}
         for variant in question.variants:
             base = self._cost(variant.text, frozenset())
             left = candidates
@@ -102,7 +102,7 @@ class Costs:
                 cost, used = self._look(variant.text, left)
                 if not used or cost > base * _WORTH_A_LOOK:
                     break
-                found.update(dict.fromkeys(sorted(used, key=_sorted_by)))
+                found.setdefault(used)
                 left -= used
         return list(found)
 

@@ -48,18 +48,20 @@ class Search:
         self.costs = costs
         self.write_share = write_share
         self.deadline = deadline
-        promising: dict[Index, None] = {}
+        taken: dict[frozenset[Index], None] = {}
         self.looked_at = 0
         for question in self.questions:
             if time.monotonic() > deadline:
                 break
-            promising.update(dict.fromkeys(costs.promising(question, question.candidates, deadline)))
+            taken.update(dict.fromkeys(costs.promising(question, question.candidates, deadline)))
             self.looked_at += 1
-        self.candidates = in_order(promising)
-        self._tried = frozenset(promising)
+        # What one plan takes together may save nothing alone, as with an OR over two columns.
+        self._together = [it for it in taken if len(it) > 1]
+        self._tried = frozenset().union(*taken)
+        self.candidates = in_order(self._tried)
         # What the planner does not take for a statement while all that is better is hidden changes nothing for it.
         self._useful = [
-            frozenset(costs.promising(question, question.relevant(self.candidates), deadline))
+            frozenset().union(*costs.promising(question, question.relevant(self.candidates), deadline))
             for question in self.questions
         ]
         # A set is a number here, with a bit for each index, so that a set which was priced before is found at once.
@@ -196,25 +198,27 @@ class Search:
         """Take what scores best until nothing saves; a score is looked at again only when it comes to the top."""
         have: frozenset[Index] = frozenset()
         left = budget_bytes
+        moves = [*(frozenset({it}) for it in self.candidates), *self._together]
 
-        def score(index: Index) -> float:
-            size: float = max(self.costs.sizes[index], 8192) ** exponent
-            return self._saves(index, have) / size
+        def score(move: frozenset[Index]) -> float:
+            size: float = max(self.costs.size(move - have), 8192) ** exponent
+            return (self.cost(have) - self.cost(have | move)) / size
 
-        heap = [(-score(it), place, 0) for place, it in enumerate(self.candidates)]
+        heap = [(-score(it), place, 0) for place, it in enumerate(moves)]
         heapq.heapify(heap)
         while heap and not self._late():
             value, place, seen = heapq.heappop(heap)
-            index = self.candidates[place]
-            if value >= -_EPSILON / max(self.costs.sizes[index], 8192) ** exponent:
+            move = moves[place]
+            size = self.costs.size(move - have)
+            if value >= -_EPSILON / max(size, 8192) ** exponent:
                 break
-            if self.costs.sizes[index] > left:
+            if size > left:
                 continue
             if seen < len(have):
-                heapq.heappush(heap, (-score(index), place, len(have)))
+                heapq.heappush(heap, (-score(move), place, len(have)))
                 continue
-            have |= {index}
-            left -= self.costs.sizes[index]
+            have |= move
+            left -= size
         return have
 
     def _improved(self, start: frozenset[Index], budget_bytes: float) -> Found:
