@@ -116,37 +116,28 @@ def leave(
     Raises RunbookError, which tells the status, where the disk is full by now.
     """
     parent = out / document["target"]
-    try:
-        return _left(notebook, document, parent, owner=owner, began=began, incident=incident, html=html)
-    except OSError as error:
-        status = document["status"].upper()
-        raise RunbookError(f"{parent}: cannot be written: {error.strerror}; the status is {status}") from None
-
-
-def _left(
-    notebook: NotebookNode,
-    document: Mapping[str, Any],
-    parent: Path,
-    *,
-    owner: str | None,
-    began: datetime.datetime,
-    incident: str | None,
-    html: bool,
-) -> Record:
-    out = parent.parent
-    document = with_first_seen(document, (it.document for it in records(out, document["target"])))
-    with _aside(parent) as aside:
-        _write(aside / "notebook.ipynb", execution.text_of(notebook))
-        _write(aside / "findings.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-        for file, text in _files(notebook).items():
-            _write(aside / file, text)
-        if html:
-            _write(aside / "report.html", render_report(notebook, document, owner=owner, cost=_cost(notebook)))
-        folder = _publish(aside, parent, began, document["runbook"])
-    if incident:
-        note_incident(out, incident, folder)
-    write_overview(out)
+    with _full_disk_told(parent, document["status"]):
+        document = with_first_seen(document, (it.document for it in records(out, document["target"])))
+        with _aside(parent) as aside:
+            _write(aside / "notebook.ipynb", execution.text_of(notebook))
+            _write(aside / "findings.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+            for file, text in _files(notebook).items():
+                _write(aside / file, text)
+            if html:
+                _write(aside / "report.html", render_report(notebook, document, owner=owner, cost=_cost(notebook)))
+            folder = _publish(aside, parent, began, document["runbook"])
+        if incident:
+            note_incident(out, incident, folder)
+        write_overview(out)
     return Record(folder, document)
+
+
+@contextlib.contextmanager
+def _full_disk_told(parent: Path, status: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunbookError(f"{parent}: cannot be written: {error.strerror}; the status is {status.upper()}") from None
 
 
 def _read(path: Path) -> Runbook:

@@ -9,8 +9,6 @@ import pytest
 
 from pgrunbooks import sample_data
 from pgrunbooks.advice import advise, what_if_dropped
-from pgrunbooks.advice.advisor import _without_prefixes
-from pgrunbooks.lab import Index
 from pgrunbooks.sandbox import Sandbox, temporary_sandbox
 from pgrunbooks.session import Session, open_session
 from pgrunbooks.targets import Target
@@ -116,11 +114,3 @@ def test_a_drop_that_a_statement_needs_is_not_proved(shop, session):
     assert "order_id" in drops["shop.payments_order_id_idx"].worse[0][0].text
     assert drops["shop.orders_pkey"].reason
     assert not drops["shop.orders_placed_at_idx"].proved
-
-
-def test_no_two_are_proposed_of_which_one_does_what_the_other_does():
-    wide, other = Index("shop.a", ("b", "c DESC")), Index("shop.a", ("c", "b"))
-    narrow, partial = Index("shop.a", ("b",)), Index("shop.a", ("b",), where="d")
-    turned = Index("shop.a", ("b DESC", "c"))
-    assert _without_prefixes(frozenset({wide, other, narrow, partial})) == {wide, other, partial}
-    assert len(_without_prefixes(frozenset({wide, turned}))) == 1

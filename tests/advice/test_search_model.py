@@ -52,6 +52,16 @@ class Together(Model):
         return 1 - min(self.savings[it] for it in question.candidates) * (set(question.candidates) <= set(indexes))
 
 
+class Apart(Model):
+    """Costs where each index saves its share whatever else is there."""
+
+    def relative(self, question: Question, indexes: Iterable[Index]) -> float:
+        return 1 - sum(self.savings[it] for it in question.relevant(indexes)) / 2
+
+    def variant(self, variant: object, question: Question, indexes: Iterable[Index]) -> float:
+        return self.relative(question, indexes)
+
+
 def on(table: str, *keys: str) -> Index:
     return Index(f"shop.{table}", keys)
 
@@ -121,3 +131,10 @@ def test_indexes_that_save_only_together_are_found(budget, found):
     pair = on("a", "id"), on("a", "price")
     search = searched(dict.fromkeys(pair, 0.5), dict.fromkeys(pair, 5.0), Together)
     assert search.best(budget * MB).indexes == (set(pair) if found else set())
+
+
+def test_an_index_that_another_covers_goes_however_little_cheaper_it_is_to_read():
+    narrow, wide = on("a", "id"), on("a", "id", "price")
+    partial = Index("shop.a", ("id",), where="price > 0")
+    search = searched({narrow: 0.36, wide: 0.40, partial: 0.30}, dict.fromkeys((narrow, wide, partial), 1.0), Apart)
+    assert search.pruned(search.priced(frozenset({narrow, wide, partial})), gain=0.02).indexes == {wide, partial}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from pgrunbooks.advice import drops, hypothetical, scopes, values
 from pgrunbooks.advice.accesses import NotUnderstood, Parsed
-from pgrunbooks.advice.candidates import candidates, covers
+from pgrunbooks.advice.candidates import candidates
 from pgrunbooks.advice.catalog import Catalog, Existing, read_catalog
 from pgrunbooks.advice.costs import Costs, Question, in_order
 from pgrunbooks.advice.drops import Drop
@@ -197,8 +197,7 @@ def advise(
             return it.write_share(index) / whole
 
         search = Search(questions, it.costs, write_share, time.monotonic() + seconds)
-        best = search.advised(budget_bytes, gain)
-        found = replace(search.priced(_without_prefixes(best.indexes)), complete=best.complete)
+        found = search.advised(budget_bytes, gain)
         parts = {index: _on_partitions(index, it.catalog) for index in in_order(found.indexes)}
         every = [each for index, some in parts.items() for each in (*(some or ()), index)]
         names = names_for(every, it.catalog.names)
@@ -396,15 +395,6 @@ def _helped(question: Question, indexes: frozenset[Index], index: Index, costs: 
         costs.plan(variant, question.relevant(indexes)),
         variant,
     )
-
-
-def _without_prefixes(indexes: frozenset[Index]) -> frozenset[Index]:
-    """Return indexes of which none is covered by another: what is a little cheaper to read would be dropped again."""
-    left = indexes
-    for index in sorted(indexes, key=lambda it: len(it.keys)):
-        if any(covers(other, index) for other in left - {index}):
-            left -= {index}
-    return left
 
 
 def _reads_all_for_want_of_a_constant(question: Question, indexes: frozenset[Index], costs: Costs) -> bool:

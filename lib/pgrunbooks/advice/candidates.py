@@ -42,7 +42,7 @@ def candidates(access: Access, catalog: Catalog, *, covering: bool = True) -> li
 
 
 def covers(existing: Existing | Index, wanted: Index) -> bool:
-    """Tell whether an index that is there does everything that another would do."""
+    """Tell whether an index that is there does everything that another on the same table would do."""
     if existing.method != wanted.method or existing.where not in (None, wanted.where):
         return False
     if existing.where is None and wanted.where is not None:
