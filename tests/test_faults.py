@@ -153,6 +153,8 @@ class Workshop:
                 return bool(pid) and watcher.execute("select pg_cancel_backend(%s)", [pid]).fetchone()[0]
             with contextlib.suppress(ProcessLookupError, TypeError):
                 os.kill(pid, signal.SIGKILL)
+                while Path(f"/proc/{pid}").exists():  # until then the postmaster does not know, and lets others in
+                    time.sleep(0.002)
                 return True
             return False
 

@@ -63,6 +63,7 @@ def run() -> None:
     except OSError as error:  # a full disk, a folder that may not be written to
         where = f"{error.filename}: " if error.filename else ""
         click.echo(f"pgrunbooks: {where}{error.strerror or error}", err=True)
+        _hush()
         sys.exit(RunbookError.exit_status)
     finally:
         gc.freeze()  # else the interpreter searches all that was imported once more before it ends
@@ -70,7 +71,8 @@ def run() -> None:
 
 def _hush() -> None:
     """Send nowhere what is still to be printed, since nobody reads it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if sys.stdout:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
