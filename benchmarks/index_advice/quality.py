@@ -45,7 +45,7 @@ SETTINGS = {
 OURS = ("pgrunbooks", "pgrunbooks, pg_qualstats")
 RESULTS = Path(__file__).parents[1] / "results" / "index_advice.md"
 BUDGETS = (0.05, 0.1, 0.2, None)  # of the size of the tables
-RUNS = 3
+RUNS = 5
 CALLS = 2  # of each statement of the mix, with other values
 # Without an index they take minutes: Q20 alone is 98 % of the estimated cost of all.
 LEFT_OUT = ("q02", "q17", "q20")
@@ -55,7 +55,7 @@ PAGE = """# Index advice: how good it is
 
 {day}, PostgreSQL {version} with HypoPG {hypopg}, {cores} cores that others use too (load {load}), everything cached.
 Every set was built for real. 'estimated' is the workload's time after / before as the planner sees it: the time of each
-statement, times its cost after / before. 'executed' is the same in measured time (the median of three runs). Lower is
+statement, times its cost after / before. 'executed' is the same in measured time (the median of five runs). Lower is
 better. 'slower' are statements that took more than 20 % and 1 ms longer. 'MB' is what the indexes take; 'budget' is
 what the advisor was told, and 'told' how its own estimate of the size relates to the truth.
 

@@ -186,7 +186,7 @@ def slow_statements(runbook: Runbook, most: int = 10) -> pandas.DataFrame:
             "total_s": it.total_ms / 1000,
             "calls": it.calls,
             "mean_ms": it.mean_ms,
-            "rows_a_call": it.rows / it.calls,
+            "rows_a_call": it.mean_rows,
             "over_s": read.window_s,
             "query": mask(it.text),
         }

@@ -72,6 +72,11 @@ class Statement:
         """Return the mean time of one call."""
         return self.total_ms / self.calls if self.calls else 0.0
 
+    @property
+    def mean_rows(self) -> float:
+        """Return the mean rows of one call."""
+        return self.rows / self.calls if self.calls else 0.0
+
 
 @dataclass(frozen=True)
 class Workload:

@@ -28,6 +28,7 @@ GAIN = 0.05
 MIN_CALLS = 20
 MOST_STATEMENTS = 500  # by time; beyond them is a thousandth of most workloads
 _MANY_ROWS = 25  # a call: fewer are a few visits to the heap, which INCLUDE could save
+_REAL_SHARE = 0.5  # of the calls, for one whose constants are known
 _WORTH_NAMING = 0.95  # of the cost: what an index saves less of is not listed with it
 _MS_PER_COST = (0.0005, 0.05)  # what a unit of the planner takes on a cached and on a slow disk
 
@@ -293,14 +294,13 @@ def _questions(
     questions = []
     total = sum(statement.total_ms for statement, _ in parsed) or 1.0
     for statement, it in parsed:
-        rows = statement.rows / statement.calls if statement.calls else 0.0
-        covering = it.condenses or rows >= _MANY_ROWS
+        covering = it.condenses or statement.mean_rows >= _MANY_ROWS
         example = examples.get(statement.queryid)
         accesses = (*it.accesses, *(example.accesses if example else ()))
         found = dict.fromkeys(index for access in accesses for index in candidates(access, catalog, covering=covering))
         usable = tuple(index for index in found if index.table in costs.lab.tables)
         try:
-            variants = _explained(it, example, catalog, costs, rows)
+            variants = _explained(it, example, catalog, costs, statement)
         except LabError as error:
             left_out[statement.text] = str(error)
         else:
@@ -310,12 +310,14 @@ def _questions(
 
 
 def _explained(
-    it: Parsed, example: Parsed | None, catalog: Catalog, costs: Costs, rows: float
+    it: Parsed, example: Parsed | None, catalog: Catalog, costs: Costs, statement: Statement
 ) -> tuple[values.Variant, ...]:
     """Return the variants that the lab can explain; where a value does not fit, the statement as it stands.
 
     A real call stands for half of the calls: others may have other constants, which a partial index must not forget.
+    Where there was only one call, it is known.
     """
+    rows = statement.mean_rows
     guessed: Sequence[values.Variant] = values.variants(it, catalog, rows)
     try:
         guessed = values.weighed(guessed, [costs.plan(variant, ()).rows for variant in guessed], rows)
@@ -324,10 +326,11 @@ def _explained(
         costs.plan(guessed[0], ())
     if not example:
         return tuple(guessed)
-    real = values.Variant(example.text, 0.5, generic=False)
+    real = values.Variant(example.text, max(_REAL_SHARE, 1 / max(statement.calls, 1)), generic=False)
     with contextlib.suppress(LabError):
         costs.plan(real, ())
-        guessed = (*(replace(variant, share=variant.share / 2) for variant in guessed), real)
+        others = (replace(variant, share=variant.share * (1 - real.share)) for variant in guessed)
+        guessed = (*(variant for variant in others if variant.share), real)
     return tuple(guessed)
 
 
