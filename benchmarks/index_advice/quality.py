@@ -73,7 +73,8 @@ Where another took more than its budget, or had none, further rows show what pgr
 
 {workloads}
 Limits: one machine, one run; both workloads were visible while the advisor was written. A sandbox sorts text by bytes,
-so no prefix needs another operator class. No writes run beside the statements.
+so no prefix needs another operator class. No writes run beside the statements. Where an advisor proposes
+nothing, its 'executed' is the noise of the measurement.
 """
 
 
