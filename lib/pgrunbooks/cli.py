@@ -65,8 +65,6 @@ def run() -> None:
         click.echo(f"pgrunbooks: {where}{error.strerror or error}", err=True)
         _hush()
         sys.exit(RunbookError.exit_status)
-    finally:
-        gc.freeze()  # else the interpreter searches all that was imported once more before it ends
 
 
 def _hush() -> None:

@@ -1,4 +1,7 @@
 import datetime
+import json
+import subprocess
+import sys
 
 import pytest
 
@@ -36,6 +39,18 @@ def grown(megabytes, *, total=1000, past=(100, 104, 96) * 5, seconds=86400.0):
 
 def titles(rows, context):
     return [it.title for it in judge(rows, LIMITS, context)]
+
+
+def test_the_command_line_says_it_and_nothing_beside_it(server, tmp_path):
+    drill = drills()[CODE]
+    limits = {code: dict(limits) for code, limits in drill.thresholds.items()}
+    command = [sys.executable, "-m", "pgrunbooks", "check", "growth", "--target", "prod", "--json"]
+    with drill.fault(server) as incident:
+        target = {"dsn": server.url(), "thresholds": limits, **incident.settings}
+        (tmp_path / "targets.yml").write_text(json.dumps({"targets": {"prod": target}}))
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.stderr == ""
+    assert CODE in [it["code"] for it in json.loads(result.stdout)["findings"]]
 
 
 def test_the_drill_is_found_and_gone_with_the_next_ordinary_day(server, history):
