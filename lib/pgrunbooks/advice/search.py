@@ -194,8 +194,8 @@ class Search:
             self._priced[place][own] = self.costs.relative(self.questions[place], visible)
         return self._priced[place][own]
 
-    def _saves(self, index: Index, have: frozenset[Index]) -> float:
-        return self.cost(have) - self.cost(have | {index})
+    def _saves(self, more: frozenset[Index], have: frozenset[Index]) -> float:
+        return self.cost(have) - self.cost(have | more)
 
     def _greedy(self, budget_bytes: float, exponent: float) -> frozenset[Index]:
         """Take what scores best until nothing saves; a score is looked at again only when it comes to the top."""
@@ -203,18 +203,20 @@ class Search:
         left = budget_bytes
         moves = [*(frozenset({it}) for it in self.candidates), *self._together]
 
+        def divisor(move: frozenset[Index]) -> float:
+            return max(self.costs.size(move - have), 8192) ** exponent  # type: ignore[no-any-return]
+
         def score(move: frozenset[Index]) -> float:
-            size: float = max(self.costs.size(move - have), 8192) ** exponent
-            return (self.cost(have) - self.cost(have | move)) / size
+            return self._saves(move, have) / divisor(move)
 
         heap = [(-score(it), place, 0) for place, it in enumerate(moves)]
         heapq.heapify(heap)
         while heap and not self._late():
             value, place, seen = heapq.heappop(heap)
             move = moves[place]
-            size = self.costs.size(move - have)
-            if value >= -_EPSILON / max(size, 8192) ** exponent:
+            if value >= -_EPSILON / divisor(move):
                 break
+            size = self.costs.size(move - have)
             if size > left:
                 continue
             if seen < len(have):
@@ -251,7 +253,7 @@ class Search:
                 continue
             if self._late():
                 break
-            saved[index] = self._saves(index, have)
+            saved[index] = self._saves(frozenset({index}), have)
             if found.cost - saved[index] + room <= best.cost - _EPSILON:
                 best = min(best, self._fitted(have, index, budget_bytes), key=lambda it: it.rank)
         return best
