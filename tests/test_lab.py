@@ -12,6 +12,7 @@ import pytest
 
 from conftest import session_on
 from pgrunbooks import blueprint
+from pgrunbooks import lab as lab_module
 from pgrunbooks.advice.catalog import read_catalog
 from pgrunbooks.errors import ConnectionLostError, IndexRefusedError, LabError
 from pgrunbooks.lab import Index, open_lab
@@ -88,17 +89,32 @@ analyze;
 ODD_TABLE = '"Odd Schema"."Odd ""Table"" of"'
 
 
+@pytest.fixture
+def from_afar(monkeypatch):
+    """Let this machine have no programs of an older server, so that the embedded one is its lab."""
+    monkeypatch.setattr(lab_module, "installed_programs", lambda major: None)
+
+
+@pytest.fixture(params=["newest", "oldest", "oldest from_afar"])
+def server(request):
+    name, *more = request.param.split()
+    for fixture in more:
+        request.getfixturevalue(fixture)
+    return request.getfixturevalue(name)
+
+
 @pytest.fixture(scope="module")
 def labs():
-    """Keep one lab of each server for all the tests that leave it as it was."""
+    """Keep one lab of each server and planner for all the tests that leave it as it was."""
     with contextlib.ExitStack() as held:
         opened = {}
 
         def lab_of(server):
-            if server.directory not in opened:
+            key = (server.directory, lab_module.installed_programs(15))
+            if key not in opened:
                 with session_on(server.url()) as session:
-                    opened[server.directory] = held.enter_context(open_lab(session, SHOP))
-            return opened[server.directory]
+                    opened[key] = held.enter_context(open_lab(session, SHOP))
+            return opened[key]
 
         yield lab_of
 
@@ -137,7 +153,8 @@ def real_plan(connection, statement):
 def test_plans_and_costs_are_those_of_production(server, lab):
     assert (lab.left_out, set(SHOP) <= lab.tables) == ({}, True)
     with server.connect() as production:
-        is_same_planner = production.info.server_version >= 180000  # PostgreSQL 16 to 18 changed costs of grouping
+        # PostgreSQL 16 to 18 changed costs of grouping
+        is_same_planner = production.info.server_version // 10_000 == lab.major
         for statement in STATEMENTS:
             plan, real = lab.explain(statement), real_plan(production, statement)
             assert shape(plan.tree) == shape(real), statement
@@ -270,6 +287,63 @@ def test_statements_need_not_name_the_schema(lab):
     assert lab.explain("select * from orders where id = $1").indexes == {"shop.orders_pkey"}
 
 
+class TestItsVersion:
+    def test_is_that_of_production_where_this_machine_has_one(self, newest, oldest, labs):
+        assert (labs(newest).major, labs(oldest).major) == (18, 15)
+
+    def test_is_the_embedded_one_where_it_has_none(self, oldest, labs, from_afar):
+        assert labs(oldest).major == 18
+
+    @pytest.mark.parametrize("mode", [0o755, 0o600], ids=["fails", "may not be run"])
+    def test_is_the_embedded_one_where_that_does_not_start(self, oldest, monkeypatch, mode):
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder).chmod(0o755)
+            for program in ("initdb", "postgres"):
+                (Path(folder) / program).write_text("#!/bin/sh\necho 'a library is missing' >&2; exit 1\n")
+                (Path(folder) / program).chmod(mode)
+            monkeypatch.setattr(lab_module, "installed_programs", lambda major: Path(folder))
+            with session_on(oldest.url()) as session, open_lab(session, ["shop.orders"]) as lab:
+                assert lab.major == 18
+
+    def test_is_the_one_that_can_hold_more(self, oldest):
+        with new_database(oldest) as owner:
+            owner.execute(
+                'create extension "uuid-ossp"; create table plain (a int); create table own (a uuid, check (a <> uuid_nil()));'
+                # of an index on such a function neither has the table
+                "create function short(text) returns text immutable language sql as $$ select uuid_ns_dns()::text || $1 $$;"
+                "create table none (a text); create index on none (short(a))"
+            )
+            tables = ["public.plain", "public.own", "public.none"]
+            with session_on(oldest.url("lab_source")) as session, open_lab(session, tables) as lab:
+                assert (lab.major, lab.tables) == (15, {"public.plain", "public.own"})
+
+
+class TestAPlanWithoutValues:
+    def test_names_the_indexes_of_every_partition_that_its_parameter_may_mean(self, server):
+        with new_database(server) as owner:
+            owner.execute(
+                "create table t (k text, n int) partition by list (k);"
+                "create table t_a partition of t for values in ('a'); create table t_b partition of t for values in ('b');"
+                "insert into t select case when i % 2 = 0 then 'a' else 'b' end, i from generate_series(1, 20000) as i;"
+                "create index on t (k, n); analyze"
+            )
+            with session_on(server.url("lab_source")) as session, open_lab(session, ["public.t"]) as lab:
+                plan = lab.explain("select * from t where k = $1 and n = $2")
+                assert plan.indexes == {"public.t_a_k_n_idx", "public.t_b_k_n_idx"}
+                assert lab.explain("select * from t where k = $1 and n = $2", ["a", 5]).indexes == {
+                    "public.t_a_k_n_idx"
+                }
+
+    def test_sees_an_index_that_came_or_went_since_it_was_asked_last(self, lab):
+        statement = "select * from shop.orders where total = $1"
+        seen = [lab.explain(statement).indexes]
+        handle = lab.add(Index("shop.orders", ("total",)))
+        for shown in ([handle], []):
+            lab.show_only(shown)
+            seen.append(lab.explain(statement).indexes)
+        assert seen == [frozenset(), {handle}, frozenset()]
+
+
 def test_odd_names_and_objects_are_restored(server):
     wanted = [ODD_TABLE, '"Odd Schema".parent', '"Odd Schema".seen']
     with new_database(server) as owner:
@@ -292,7 +366,7 @@ def test_odd_names_and_objects_are_restored(server):
 
 
 class TestATableIsLeftOut:
-    def test_where_its_type_comes_from_an_extension_that_is_missing(self, oldest):
+    def test_where_its_type_comes_from_an_extension_that_is_missing(self, oldest, from_afar):
         with new_database(oldest) as owner:
             owner.execute(
                 'create extension xml2; create extension "uuid-ossp"; create table fine (a int primary key);'
@@ -312,7 +386,7 @@ class TestATableIsLeftOut:
                     "public.works": "its index public.works_short_idx: function uuid_ns_dns() does not exist",
                 }
 
-    def test_a_collation_that_it_lacks_is_not_one_that_sorts_by_bytes(self, oldest):  # the embedded server has no ICU
+    def test_a_collation_that_it_lacks_is_not_one_that_sorts_by_bytes(self, oldest, from_afar):  # it has no ICU
         with new_database(oldest, locale_provider="icu", icu_locale="en", lc_collate="C", lc_ctype="C") as owner:
             owner.execute(
                 "create collation plain (provider = icu, locale = 'und-u-ks-level2', deterministic = false);"
@@ -384,8 +458,13 @@ def test_nothing_is_changed_or_locked_on_production(server):
                 ).fetchall()
                 seen.update(rows)
 
+    def are_settled():  # what other tests wrote is counted within a second
+        was = owner.execute(counts).fetchone()
+        owner.execute("select pg_sleep(1.5)")
+        return owner.execute(counts).fetchone() == was
+
     with server.connect() as owner, session_on(server.url()) as session:
-        owner.execute("checkpoint")
+        wait_for(are_settled)
         before = owner.execute(counts).fetchone()
         thread = threading.Thread(target=watch)
         thread.start()

@@ -4,7 +4,8 @@
 
 Each workload is explained twice on the real server: as it is, and after the indexes of a list were really built there.
 The lab is opened before that and gets the same indexes as what-if. PROGRAMS are the bin folders of further servers,
-beside the embedded one. It writes benchmarks/results/fidelity.md. Nothing is tuned for these workloads.
+beside the embedded one; each is compared with a lab of its own version and with the embedded one. It writes
+benchmarks/results/fidelity.md. Nothing is tuned for these workloads.
 """
 
 import datetime
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import psycopg
 import tpch
 
 from pgrunbooks.lab import Index, Lab, open_lab
-from pgrunbooks.sandbox import Sandbox, temporary_sandbox
+from pgrunbooks.sandbox import Sandbox, server_programs, temporary_sandbox
 from pgrunbooks.session import open_session
 from pgrunbooks.targets import Target
 
@@ -48,9 +49,10 @@ Sizes of the indexes that were added, lab / real:
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |
 {sizes}
 
-The lab plans as PostgreSQL 18 does; settings that an older server lacks are off in it. Whether a plan differs because
-of that, or because the lab has no data, is asked of a PostgreSQL 18 that holds the same data, with the same settings
-off. Where it plans as the lab does, the planner's version is the reason: {explained}.
+The lab is a server of the source's major version where this machine has its programs, as a distribution's packages put
+them; elsewhere it is the embedded PostgreSQL 18, with the settings off that an older server lacks. Whether a plan of
+that one differs because of its version, or because the lab has no data, is asked of a PostgreSQL 18 that holds the same
+data, with the same settings off. Where it plans as the lab does, the planner's version is the reason: {explained}.
 
 | server and workload | statement | cost, lab / real | cost, 18 with data / real | 18 with data plans as |
 | --- | --- | ---: | ---: | --- |
@@ -192,6 +194,7 @@ def compare(
     """Yield a row of the table: how many plans are the same and how the costs relate; then the plans that differ."""
     if real.info.server_version >= 180000:
         newest.look(workload, real, statements)
+    version = _labelled(version, lab)
     theirs, ours = definitions(real), definitions(lab._owner)
     ratios, different, milliseconds = [], [], []
     other_scans = 0
@@ -214,6 +217,10 @@ def compare(
     )
 
 
+def _labelled(version: str, lab: Lab) -> str:
+    return f"{version}, lab of {lab.major}"
+
+
 def measure(
     version: str,
     workload: str,
@@ -224,40 +231,54 @@ def measure(
     indexes: list[Index],
     newest: Newest,
 ) -> tuple[list[str], list[str]]:
-    """Compare a workload as it is, then with the indexes: what-if in the lab, really built on the server.
+    """Compare a workload as it is, then with the indexes: what-if in the labs, really built on the server.
 
     Returns rows of the table of plans and of the table of sizes.
     """
     plans, sizes = [], []
-    with server.connect(database) as real, open_session(Target(name="real", dsn=server.url(database))) as session:
+    with (
+        server.connect(database) as real,
+        open_session(Target(name="real", dsn=server.url(database))) as session,
+        ExitStack() as held,
+    ):
         real.execute("set jit = off")
-        start = time.perf_counter()
-        with open_lab(session, tables) as lab:
-            opened = time.perf_counter() - start
-            plans += compare(version, f"{workload}, as it is", lab, real, statements, newest)
+        labs, opened = [], []
+        for programs in dict.fromkeys([server.programs, server_programs()]):
             start = time.perf_counter()
-            handles = [lab.add(index) for index in indexes]
-            spent = (time.perf_counter() - start) / len(indexes) * 1000
-            for number, (handle, index) in enumerate(zip(handles, indexes, strict=True)):
-                real.execute(index.statement(f"real_{number}", concurrently=False).encode())
-                name = f"{index.table.split('.')[0]}.real_{number}"
-                row = real.execute(
-                    "select sum(pg_relation_size(i.oid)) from pg_class as i where i.relkind = 'i'"
-                    " and (i.oid = %s::regclass or i.oid in (select relid from pg_partition_tree(%s::regclass)))",
-                    [name, name],
-                ).fetchone()
-                sizes.append(
-                    (float(row[0]), lab.size_bytes(handle) / float(row[0]), index.statement(concurrently=False))
-                )
-            for table in sorted({it.table for it in indexes if any("(" in key for key in it.keys)}):
-                real.execute(f"analyze {table}".encode())  # the lab takes the expressions of a new index as analyzed
+            labs.append(held.enter_context(open_lab(session, tables, programs)))
+            opened.append(time.perf_counter() - start)
+        for lab in labs:
+            plans += compare(version, f"{workload}, as it is", lab, real, statements, newest)
+        for number, index in enumerate(indexes):
+            real.execute(index.statement(f"real_{number}", concurrently=False).encode())
+        for table in sorted({it.table for it in indexes if any("(" in key for key in it.keys)}):
+            real.execute(f"analyze {table}".encode())  # the lab takes the expressions of a new index as analyzed
+        for lab, seconds in zip(labs, opened, strict=True):
+            sizes.append(_sizes(_labelled(version, lab) + f", {workload}", lab, real, indexes, seconds))
             more = f"{workload}, with {len(indexes)} more indexes"
             plans += compare(version, more, lab, real, statements, newest)
+    return plans, sizes
+
+
+def _sizes(title: str, lab: Lab, real: psycopg.Connection, indexes: Sequence[Index], opened: float) -> str:
+    """Add the indexes in the lab too, and return a row of the table of sizes."""
+    start = time.perf_counter()
+    handles = [lab.add(index) for index in indexes]
+    spent = (time.perf_counter() - start) / len(indexes) * 1000
+    sizes = []
+    for number, (handle, index) in enumerate(zip(handles, indexes, strict=True)):
+        name = f"{index.table.split('.')[0]}.real_{number}"
+        row = real.execute(
+            "select sum(pg_relation_size(i.oid)) from pg_class as i where i.relkind = 'i'"
+            " and (i.oid = %s::regclass or i.oid in (select relid from pg_partition_tree(%s::regclass)))",
+            [name, name],
+        ).fetchone()
+        sizes.append((float(row[0]), lab.size_bytes(handle) / float(row[0]), index.statement(concurrently=False)))
     total = sum(size * ratio for size, ratio, _ in sizes) / sum(size for size, _, _ in sizes)
     off = [f"`{it[2]}` {it[1]:.2f} of {it[0] / 2**20:.2f} MB" for it in sizes if not 0.95 <= it[1] <= 1.05]
     ratios = [it[1] for it in sizes]
-    row = f"| {version}, {workload} | {len(sizes)} | {statistics.median(ratios):.2f} | {min(ratios):.2f} | "
-    return plans, [f"{row}{max(ratios):.2f} | {total:.3f} | {opened:.2f} | {spent:.0f} | {'; '.join(off)} |"]
+    row = f"| {title} | {len(sizes)} | {statistics.median(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} | "
+    return f"{row}{total:.3f} | {opened:.2f} | {spent:.0f} | {'; '.join(off)} |"
 
 
 @contextmanager

@@ -38,6 +38,7 @@ PROGRAMS = Path("/usr/lib/postgresql/15/bin")
 SETTINGS = {
     "autovacuum": "off",
     "jit": "off",
+    "max_parallel_workers_per_gather": "0",  # two cores that others use too: workers would time the others
     "shared_preload_libraries": "pg_stat_statements, pg_qualstats",
     "pg_qualstats.enabled": "off",  # but where the workload is observed: it would slow down what is timed
     "pg_qualstats.sample_rate": "1",
@@ -45,7 +46,7 @@ SETTINGS = {
 OURS = ("pgrunbooks", "pgrunbooks, pg_qualstats")
 RESULTS = Path(__file__).parents[1] / "results" / "index_advice.md"
 BUDGETS = (0.05, 0.1, 0.2, None)  # of the size of the tables
-RUNS = 5
+RUNS = 7
 CALLS = 2  # of each statement of the mix, with other values
 # Without an index they take minutes: Q20 alone is 98 % of the estimated cost of all.
 LEFT_OUT = ("q02", "q17", "q20")
@@ -55,9 +56,10 @@ PAGE = """# Index advice: how good it is
 
 {day}, PostgreSQL {version} with HypoPG {hypopg}, {cores} cores that others use too (load {load}), everything cached.
 Every set was built for real. 'estimated' is the workload's time after / before as the planner sees it: the time of each
-statement, times its cost after / before. 'executed' is the same in measured time (the median of five runs). Lower is
-better. 'slower' are statements that took more than 20 % and 1 ms longer. 'MB' is what the indexes take; 'budget' is
-what the advisor was told, and 'told' how its own estimate of the size relates to the truth.
+statement, times its cost after / before. 'executed' is the same in measured time: the best of {runs} runs with the
+indexes, and of as many right after they are dropped. Lower is better. 'slower' are statements that took more than 20 %
+and 1 ms longer. 'MB' is what the indexes take; 'budget' is what the advisor was told, and 'told' how its own estimate
+of the size relates to the truth. No parallel workers: two cores that others use too would time the others.
 
 - **pgrunbooks**: `advise(session, gain={gain})` on the texts of pg_stat_statements, whose constants are gone.
 - **pgrunbooks, pg_qualstats**: the same on a server that has this extension, which keeps one real call of each: the
@@ -102,9 +104,11 @@ class Measured:
         """Return the workload's time after / before as the planner sees it: each statement's time by its cost."""
         return sum(self.weights[it] * self.seconds[it] * after[it] / self.costs[it] for it in self.calls) / self.hour
 
-    def executed(self, after: Mapping[str, float]) -> float:
+    def executed(self, after: Mapping[str, float], before: Mapping[str, float]) -> float:
         """Return the workload's measured time, after / before."""
-        return sum(self.weights[it] * after[it] for it in self.calls) / self.hour
+        return sum(self.weights[it] * after[it] for it in self.calls) / sum(
+            self.weights[it] * before[it] for it in self.calls
+        )
 
     @property
     def target(self) -> Target:
@@ -153,6 +157,7 @@ def write(connection: psycopg.Connection, options: argparse.Namespace, texts: st
             cores=os.cpu_count(),
             load=f"{os.getloadavg()[2]:.1f}",
             gain=options.gain,
+            runs=RUNS,
             mcp=_version(options.mcp) if options.mcp else "not asked",
             workloads=texts,
         ),
@@ -226,11 +231,12 @@ def report(it: Measured, options: argparse.Namespace) -> Iterator[str]:
                 stopping |= without
             with built(it, found) as size:
                 after, now = costs(it), {} if options.estimate else seconds(it)
-            slower = [name for name, was in it.seconds.items() if now and now[name] > max(1.2 * was, was + 1e-3)]
+            before = seconds(it) if now else {}
+            slower = [name for name, was in before.items() if now[name] > max(1.2 * was, was + 1e-3)]
             name = f"{limit / 2**20:.1f} MB" if limit != float("inf") else "none"
             yield _said(
                 f"| {advisor} | {name} | {len(found)} | {size / 2**20:.1f} | {f'{told / size:.2f}' if told else ''} | "
-                f"{it.estimated(after):.4f} | {f'{it.executed(now):.4f}' if now else ''} | "
+                f"{it.estimated(after):.4f} | {f'{it.executed(now, before):.4f}' if now else ''} | "
                 f"{len(slower) if now else ''}{f' ({chr(44).join(slower)})' if slower else ''} | {took:.1f} |\n"
             )
             if (advisor not in OURS and size > 1.03 * limit) or (not share and advisor == "greedy"):
@@ -425,11 +431,13 @@ def _cost(connection: psycopg.Connection, text: str) -> float:
 
 
 def seconds(it: Measured) -> dict[str, float]:
-    """Return the time of each statement: the mean of its calls, each the median of some runs."""
+    """Return the time of each statement: the mean of its calls, each the best of some rounds."""
+    rounds = [
+        {name: [_rolled_back(it.connection, text) for text in texts] for name, texts in it.calls.items()}
+        for _ in range(RUNS)
+    ]
     return {
-        name: statistics.fmean(
-            statistics.median(_rolled_back(it.connection, text) for _ in range(RUNS)) for text in texts
-        )
+        name: statistics.fmean(min(each[name][number] for each in rounds) for number in range(len(texts)))
         for name, texts in it.calls.items()
     }
 

@@ -18,6 +18,8 @@ from pglast.visitors import Visitor
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from pgrunbooks import planner_statistics
+
 # Of the index with this oid: each key that is an expression, and the columns of its table.
 _EXPRESSIONS = """
 select
@@ -80,14 +82,11 @@ group by it.result
 order by it.result
 """
 
-_RESTORE = """
-select pg_catalog.pg_restore_attribute_stats(
-    'schemaname', %(schema)s::text, 'relname', %(index)s::text, 'attname', %(attribute)s::text, 'inherited', false,
-    'null_frac', %(null_frac)s::real, 'avg_width', %(avg_width)s::int4, 'n_distinct', %(n_distinct)s::real,
-    'most_common_vals', nullif(%(values)s::text[], '{}')::text,
-    'most_common_freqs', nullif(%(shares)s::real[], '{}'),
-    'histogram_bounds', nullif(%(bounds)s::text[], '{}')::text
-)
+_AS_TEXT = """
+select
+    nullif(%(values)s::text[], '{}')::text as most_common_vals,
+    nullif(%(shares)s::real[], '{}')::text as most_common_freqs,
+    nullif(%(bounds)s::text[], '{}')::text as histogram_bounds
 """
 
 _SECONDS = {
@@ -116,11 +115,14 @@ def give_statistics(owner: psycopg.Connection, planner: psycopg.Connection, inde
         except psycopg.Error:  # it fails for some values, or cannot be sorted
             continue
         if any(row["value"] is not None for row in sample):
-            owner.execute(_RESTORE, {**key, **derived(sample, found[0], key)})
+            known = derived(sample, found[0], key)
+            name = {"schemaname": key["schema"], "relname": key["index"], "attname": key["attribute"]}
+            texts = _rows(planner, _AS_TEXT, known)[0]
+            planner_statistics.give({**name, "inherited": False, **known, **texts}, planner)
 
 
 def derived(sample: Sequence[Row], column: Row, key: Row) -> dict[str, Any]:
-    """Return the statistics of an expression as pg_restore_attribute_stats wants them.
+    """Return the statistics of an expression: its fractions, common ``values`` with their ``shares``, and ``bounds``.
 
     ``sample`` has a row for each result, in order: ``value``, ``bytes``, ``share`` (that of the common values behind
     it), ``bounds`` of the histogram behind it, ``drawn`` (different ones among them) and ``is_common``. ``column`` are

@@ -1,11 +1,12 @@
 """The what-if lab: production's planner without production's data, to try indexes in.
 
-Schema, statistics, sizes and settings of some tables are put into a private PostgreSQL 18 that is deleted afterwards.
+Schema, statistics, sizes and settings of some tables are put into a private PostgreSQL that is deleted afterwards: one
+of production's own major version where its programs are on this machine, else the embedded one.
 Its tables are empty; their files are sparse and as large as the real ones, which is where the planner looks. Indexes
 are real and empty too, so that PostgreSQL itself says what it can do with them.
 
 Known edges: extended statistics come without their data, and a range estimate at the end of a histogram may differ,
-since there is no index to probe. The planner is that of PostgreSQL 18 for a server of any version.
+since there is no index to probe. Another major version's planner has its own mind about some plans.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from pgrunbooks import blueprint, index_size, storage
+from pgrunbooks import blueprint, index_size, planner_statistics, storage
 from pgrunbooks.blueprint import Blueprint, Entry
 from pgrunbooks.check import variant
 from pgrunbooks.checks import _btree as btree
 from pgrunbooks.checks import _layout as layout
-from pgrunbooks.errors import IndexRefusedError, LabError
+from pgrunbooks.errors import IndexRefusedError, LabError, SandboxError
 from pgrunbooks.expression_statistics import give_statistics
-from pgrunbooks.sandbox import Sandbox, server_major, server_programs, temporary_sandbox
+from pgrunbooks.sandbox import Sandbox, installed_programs, server_major, server_programs, temporary_sandbox
 from pgrunbooks.session import Session
 
 _DATABASE, _ROLE, _ADDED = "lab", "lab", "pgrunbooks_"
-_LOWEST_MAJOR = 18  # the first that can restore statistics
+_DUMPS_STATISTICS = 18  # the first pg_dump that does
 _SERVER_SETTINGS = {
     "autovacuum": "off",  # it would truncate the sparse files
     "fsync": "off",
@@ -53,6 +54,8 @@ _SERVER_SETTINGS = {
 }
 _UNKNOWN_WIDTH = 32  # bytes that the planner takes where nobody analyzed
 _PARAMETER = re.compile(r"\$\d")
+_EXPLAINS_GENERIC = 16  # the first major version that can, without values
+_STARTED = "'Subplans Removed'"
 # Nothing that a plan depends on, and some of it would reach out of the lab.
 _DEFAULT = re.compile(r" DEFAULT [^\n]*?((?: NOT NULL)?,?)$", re.MULTILINE)  # pg_dump has a column on each line
 _COLLATED = re.compile(r"\bCOLLATE pg_catalog\.(\"(?:[^\"]|\"\")+\"|\w+)")
@@ -241,14 +244,15 @@ limit 1
 class Lab:
     """A private server with production's planner, schema and statistics; use it as a context manager, or close it.
 
-    ``tables`` are the ones that it has, partitions included; ``left_out`` is table -> why it has it not, in a line.
-    Not for several threads.
+    ``tables`` are the ones that it has, partitions included; ``left_out`` is table -> why it has it not, in a line;
+    ``major`` is the version of its planner. Not for several threads.
     """
 
     def __init__(self, sandbox: Sandbox, plan: Blueprint, held: contextlib.ExitStack) -> None:
         self._sandbox = sandbox
         self._held = held
         self._owner = held.enter_context(sandbox.connect(_DATABASE, options="-c search_path="))
+        self.major = self._owner.info.server_version // 10_000
         url = sandbox.url(_DATABASE, user=_ROLE)
         # The planner calls functions of production's: on a connection that may do nothing outside of its own tables.
         self._planner = held.enter_context(psycopg.connect(url, autocommit=True, prepare_threshold=None))
@@ -258,7 +262,8 @@ class Lab:
         self._sizes: dict[str, int] = {}
         self._hidden: set[int] = set()
         self._prepared: dict[str, tuple[str, int]] = {}
-        self._major = plan.major
+        self._source_major = plan.major
+        planner_statistics.prepare(self._owner, _ROLE)
         left_out = _restore(plan, self._owner, self._planner)
         self.left_out: Mapping[str, str] = MappingProxyType({**plan.left_out, **left_out})
         tables = (row["relation"] for row in plan.relations.values() if row["kind"] in "rpmv")
@@ -337,22 +342,17 @@ class Lab:
         Values are texts as PostgreSQL writes them, numbers, booleans or None. Raises LabError where the statement
         cannot be explained: it is not one, or it asks for what the lab lacks.
         """
-        options = "format json, verbose"
         try:
-            if values is None:
-                # generic_plan keeps partitions that a plan without parameters would leave out as it starts
-                options += ", generic_plan" if _PARAMETER.search(statement) else ""
-                rows = self._execute(f"explain ({options}) {statement.strip().rstrip(';')}")
+            if values is not None:
+                tree = self._explained_with(statement, values)
+            elif not _PARAMETER.search(statement):
+                tree = self._explained(statement.strip().rstrip(";"))
+            elif self.major >= _EXPLAINS_GENERIC:
+                tree = self._explained(statement.strip().rstrip(";"), ", generic_plan")
             else:
-                name, expected = self._prepare(statement)
-                if expected != len(values):
-                    raise LabError(f"the statement has {expected} parameters, got {len(values)} values")
-                literals = ", ".join(sql.Literal(value).as_string(self._planner) for value in values)
-                given = f"({literals})" if literals else ""
-                rows = self._execute(f"explain ({options}) execute {name}{given}")
+                tree = self._explained_generic(statement)
         except psycopg.Error as error:
             raise LabError(f"cannot be explained: {_primary(error)}") from None
-        tree = rows[0][0][0]["Plan"]
         return Plan(tree["Total Cost"], tree["Plan Rows"], tree, frozenset(self._indexes_of(tree, "")))
 
     def values(self, table: str, column: str) -> list[Value]:
@@ -383,6 +383,30 @@ class Lab:
         if text.startswith("explain") and cursor.nextset():
             raise LabError("cannot be explained: it is more than one statement")
         return rows
+
+    def _explained(self, statement: str, options: str = "") -> dict[str, Any]:
+        tree: dict[str, Any] = self._execute(f"explain (format json, verbose{options}) {statement}")[0][0][0]["Plan"]
+        return tree
+
+    def _explained_with(self, statement: str, values: Sequence[Any]) -> dict[str, Any]:
+        name, expected = self._prepare(statement)
+        if expected != len(values):
+            raise LabError(f"the statement has {expected} parameters, got {len(values)} values")
+        literals = ", ".join(sql.Literal(value).as_string(self._planner) for value in values)
+        return self._explained(f"execute {name}" + (f"({literals})" if literals else ""))
+
+    def _explained_generic(self, statement: str) -> dict[str, Any]:
+        """Do what GENERIC_PLAN does, which came with PostgreSQL 16."""
+        name, expected = self._prepare(statement)
+        execute = f"execute {name}({', '.join(['null'] * expected)})"
+        with self._planner.transaction():
+            # A change of an index alone does not make a server plan again.
+            self._planner.execute("set local plan_cache_mode = force_generic_plan; discard plans")
+            tree = self._explained(execute)
+            if _STARTED in str(tree):  # as it starts, EXPLAIN leaves out the partitions that hold no null
+                self._planner.execute("set local enable_partition_pruning = off; discard plans")
+                tree = self._explained(execute)
+        return tree
 
     def _prepare(self, statement: str) -> tuple[str, int]:
         """Prepare a statement once, and return its name and how many parameters it has."""
@@ -452,7 +476,7 @@ class Lab:
     def _give_size(self, row: Mapping[str, Any]) -> int:
         """Give an added index the files and counts that it would have, and return its bytes."""
         give_statistics(self._owner, self._planner, row["oid"])
-        facts = self._rows(variant(_INDEX, self._major), {"oid": row["oid"]})[0]
+        facts = self._rows(variant(_INDEX, self._source_major), {"oid": row["oid"]})[0]
         source = f"from only {facts['table']}" + (f" where {facts['predicate']}" if facts["predicate"] else "")
         rows = self.explain(f"select {source}").rows
         known = _without_gaps(facts, rows)
@@ -496,16 +520,38 @@ def _distinct(known: float | None, table_rows: float) -> float:
     return index_size.likely_distinct(-known * table_rows if known < 0 else known, table_rows)
 
 
-def open_lab(session: Session, tables: Collection[str]) -> Lab:
+def open_lab(session: Session, tables: Collection[str], programs: Path | None = None) -> Lab:
     """Build a lab of tables ('schema.table', each part quoted as quote_ident would) and of what they need.
 
-    Tables that cannot be had are named in ``left_out``. Raises LabError where that is all of them, or where no
-    PostgreSQL 18 is at hand to be the lab; ConnectionLostError where the session's server goes away.
+    Tables that cannot be had are named in ``left_out``. The lab is a server of the source's major version where this
+    machine has one that can hold all of them, else the embedded one; ``programs`` names another's folder. Raises
+    LabError where no table can be had, or where there is no pg_dump of PostgreSQL 18 or newer; ConnectionLostError
+    where the session's server goes away.
     """
-    programs = server_programs()
-    if server_major(programs) < _LOWEST_MAJOR:
-        raise LabError(f"the lab needs PostgreSQL {_LOWEST_MAJOR} or newer, got {server_major(programs)} in {programs}")
-    plan = blueprint.read_blueprint(session, tables, programs / "pg_dump")
+    embedded = server_programs()
+    if server_major(embedded) < _DUMPS_STATISTICS:
+        raise LabError(
+            f"the lab needs pg_dump {_DUMPS_STATISTICS} or newer, got {server_major(embedded)} in {embedded}"
+        )
+    plan = blueprint.read_blueprint(session, tables, embedded / "pg_dump")
+    own = None if programs or plan.major == server_major(embedded) else installed_programs(plan.major)
+    return _better(plan, own, embedded) if own else _opened(plan, programs or embedded)
+
+
+def _better(plan: Blueprint, own: Path, embedded: Path) -> Lab:
+    """Return the lab of the own version, unless it cannot be had or lacks more, such as an extension."""
+    try:
+        lab = _opened(plan, own)
+    except (LabError, SandboxError):
+        return _opened(plan, embedded)
+    if lab.left_out != plan.left_out:
+        with contextlib.suppress(LabError):
+            lab, other = sorted((lab, _opened(plan, embedded)), key=lambda it: len(it.left_out))
+            other.close()
+    return lab
+
+
+def _opened(plan: Blueprint, programs: Path) -> Lab:
     with contextlib.ExitStack() as held:
         sandbox = held.enter_context(_empty_server(programs))
         _create_database(sandbox, plan.database)
@@ -515,7 +561,7 @@ def open_lab(session: Session, tables: Collection[str]) -> Lab:
 
 
 def _empty_server(programs: Path) -> contextlib.AbstractContextManager[Sandbox]:
-    return temporary_sandbox(_SERVER_SETTINGS, sample=False, programs=programs, initdb=["--no-data-checksums"])
+    return temporary_sandbox(_SERVER_SETTINGS, sample=False, programs=programs, checksums=False)
 
 
 def _create_database(sandbox: Sandbox, wanted: Mapping[str, Any]) -> None:
@@ -559,7 +605,7 @@ def _restore(plan: Blueprint, owner: psycopg.Connection, planner: psycopg.Connec
     for entry in wanted:
         if entry.kind == "STATISTICS DATA":
             with contextlib.suppress(psycopg.Error):  # of a table that is left out
-                planner.execute(entry.sql.encode())
+                planner_statistics.restore(entry.sql, owner, planner)
     return reasons
 
 

@@ -33,6 +33,12 @@ from pgrunbooks import sample_data
 from pgrunbooks.errors import SandboxError
 
 DATABASE = "shop"
+_CHECKSUMS_BY_DEFAULT = 18  # the first major version that has them
+# Debian, Red Hat, Homebrew on either kind of processor
+_PACKAGED = (
+    *("/usr/lib/postgresql/{}/bin", "/usr/pgsql-{}/bin"),
+    *("/opt/homebrew/opt/postgresql@{}/bin", "/usr/local/opt/postgresql@{}/bin"),
+)
 _SETTINGS = {
     "shared_preload_libraries": "pg_stat_statements",
     "listen_addresses": "",
@@ -49,8 +55,8 @@ class Sandbox:
     """One private PostgreSQL in a directory of its own; several may run side by side.
 
     ``settings`` are server settings, written when the directory is made; ``programs`` is the folder of the server's
-    programs, by default that of ``server_programs``; ``initdb`` are further options of that program. Nothing happens
-    before ``start``.
+    programs, by default that of ``server_programs``; ``checksums`` are those of its pages. Nothing happens before
+    ``start``.
     """
 
     def __init__(
@@ -58,10 +64,11 @@ class Sandbox:
         directory: Path,
         settings: Mapping[str, str] = MappingProxyType({}),
         programs: Path | None = None,
-        initdb: Sequence[str] = (),
+        *,
+        checksums: bool = True,
     ) -> None:
         self.directory = directory
-        self.initdb = initdb
+        self.checksums = checksums
         self.settings = {**_SETTINGS, **settings}
         self.programs = programs or server_programs()
         self._lease: weakref.finalize[[int], Sandbox] | None = None
@@ -158,6 +165,8 @@ class Sandbox:
     def _initialise(self) -> None:
         shutil.rmtree(self.data, ignore_errors=True)
         _own(self.data, mode=0o700)
+        unwanted = ["--no-data-checksums"] if server_major(self.programs) >= _CHECKSUMS_BY_DEFAULT else []
+        checksums = ["--data-checksums"] if self.checksums else unwanted
         self.run(
             "initdb",
             "-D",
@@ -168,9 +177,8 @@ class Sandbox:
             "--auth-host=scram-sha-256",
             "--encoding=UTF8",
             "--locale=C",
-            "--data-checksums",
             "--no-sync",
-            *self.initdb,
+            *checksums,
         )
         settings = {**self.settings, "unix_socket_directories": str(self.socket)}
         lines = [f"{name} = '{value}'" for name, value in settings.items()]
@@ -261,11 +269,12 @@ def temporary_sandbox(
     *,
     sample: bool = True,
     programs: Path | None = None,
-    initdb: Sequence[str] = (),
+    checksums: bool = True,
 ) -> Iterator[Sandbox]:
     """Start a sandbox in a folder of its own that is gone after the block, and after a kill too."""
+    server_major(programs or server_programs())  # those that cannot be run leave no folder behind
     directory = Path(tempfile.mkdtemp(prefix="pgrunbooks-sandbox-"))
-    sandbox = Sandbox(directory, settings, programs, initdb)
+    sandbox = Sandbox(directory, settings, programs, checksums=checksums)
     _own(directory)
     (directory / "temporary").touch()
     try:
@@ -298,6 +307,12 @@ def server_major(programs: Path) -> int:
     return int(output.split()[2].split(".")[0])
 
 
+def installed_programs(major: int) -> Path | None:
+    """Return the folder where packages put the programs of that major version on this machine, if they are there."""
+    folders = (Path(place.format(major)) for place in _PACKAGED)
+    return next((it for it in folders if (it / "initdb").exists() and (it / "postgres").exists()), None)
+
+
 @cache
 def server_programs() -> Path:
     """Return the folder of ``postgres``, ``initdb``, ``pg_ctl``, ``psql`` and the other programs.
@@ -326,16 +341,19 @@ def _run(program: Path, *arguments: str, check: bool = True) -> subprocess.Compl
     since a server that is started inherits the pipe and would keep it open.
     """
     with tempfile.TemporaryFile("w+") as output:
-        result = subprocess.run(
-            [str(program), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},
-            cwd="/",
-            check=False,
-            **_server_user(),  # type: ignore[call-overload]
-        )
+        try:
+            result = subprocess.run(
+                [str(program), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},
+                cwd="/",
+                check=False,
+                **_server_user(),  # type: ignore[call-overload]
+            )
+        except OSError as error:
+            raise SandboxError(f"{program} cannot be run: {error.strerror}") from None
         output.seek(0)
         text = output.read()
     if check and result.returncode != 0:

@@ -176,8 +176,9 @@ def migration(verdict: Verdict, removable: pandas.DataFrame, *, leave_out: Seque
         up.append(drop.sql or "")
         down.insert(0, drop.undo or "")
     head = (
-        "-- Run outside a transaction, one statement after the other. Each waits for transactions that are open and\n"
-        "-- keeps nobody from reading or writing. Set no lock_timeout: a build that fails leaves an invalid index.\n"
+        "-- Run outside a transaction, one statement after the other. Each waits for transactions that are open.\n"
+        "-- With CONCURRENTLY nobody is kept from reading or writing. Without it writers are, or everybody.\n"
+        "-- Set no lock_timeout: a build that fails leaves an invalid index.\n"
     )
     return Migration(*(head + "".join(f"\n{it}\n" for it in part) if part else "" for part in (up, down)))
 

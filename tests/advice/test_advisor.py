@@ -9,6 +9,7 @@ import pytest
 
 from pgrunbooks import sample_data
 from pgrunbooks.advice import advise, what_if_dropped
+from pgrunbooks.errors import LabError
 from pgrunbooks.sandbox import Sandbox, temporary_sandbox
 from pgrunbooks.session import Session, open_session
 from pgrunbooks.targets import Target
@@ -55,6 +56,27 @@ def test_a_healthy_shop_needs_nothing(shop, session):
     assert advice.cost == pytest.approx(1.0)
     assert advice.complete
     assert advice.statements > 10
+
+
+def test_a_bare_name_of_tables_in_several_schemas_is_not_guessed_and_said_with_what_helps(shop):
+    target = Target.model_validate({"name": "tested", "dsn": shop.url()})
+    with shop.connect() as owner:
+        owner.execute(
+            "create schema a; create table a.visits (id int, guest int); create schema b; create table b.visits (id int);"
+            "insert into a.visits select i, i % 1000 from generate_series(1, 50000) as i; analyze a.visits, b.visits;"
+            "select pg_stat_statements_reset(); set search_path = a"
+        )
+        try:
+            for guest in range(30):
+                owner.execute(f"select * from visits where guest = {guest}")
+            owner.execute("reset search_path")
+            with open_session(target) as session, pytest.raises(LabError, match="each of the schemas a, b") as error:
+                advise(session)
+            owner.execute(str(error.value).partition("postgres: ")[2])
+            with open_session(target) as session:
+                assert statements(advise(session)) == ["a.visits (guest);"]
+        finally:
+            owner.execute("alter role postgres reset search_path; drop schema a, b cascade")
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,14 @@ class NotUnderstood(ValueError):
     """A statement that the advisor cannot read; the message says why."""
 
 
+class AmbiguousName(NotUnderstood):
+    """A statement with the bare ``name`` of tables in several ``schemas``, the one with most rows first."""
+
+    def __init__(self, name: str, schemas: Sequence[str]) -> None:
+        self.name, self.schemas = name, schemas
+        super().__init__(f"{name} is a table in each of the schemas {', '.join(sorted(schemas))}")
+
+
 # From schema (or None) and name to the qualified name and the columns; None for a relation that is not known.
 # A view answers with its definition instead of columns.
 Found: TypeAlias = tuple[str, Sequence[str] | str]

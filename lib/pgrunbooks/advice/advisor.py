@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pgrunbooks.advice import drops, hypothetical, scopes, values
-from pgrunbooks.advice.accesses import NotUnderstood, Parsed
+from pgrunbooks.advice.accesses import AmbiguousName, NotUnderstood, Parsed
 from pgrunbooks.advice.candidates import candidates
 from pgrunbooks.advice.catalog import Catalog, Existing, read_catalog
 from pgrunbooks.advice.costs import Costs, Question, in_order
 from pgrunbooks.advice.drops import Drop
-from pgrunbooks.advice.expressions import identifiers, repaired, split
+from pgrunbooks.advice.expressions import identifiers, quoted, repaired, split
 from pgrunbooks.advice.search import Found, Search
 from pgrunbooks.advice.statement import names_for
 from pgrunbooks.advice.writes import Writes, writes_of
@@ -93,7 +93,8 @@ class Advice:
 
     ``unseen`` are the tables among ``left_out``. ``refused`` are candidates that PostgreSQL does not build; ``lost``
     names, by statement that weighs as much as ``gain`` and reads a whole table, the expressions whose constants
-    normalisation took away: an index on them can be proposed only where pg_qualstats keeps real calls.
+    normalisation took away: an index on them can be proposed only where pg_qualstats keeps real calls. ``planner`` is
+    the major version of the lab's planner, None where none was asked.
     """
 
     proposals: tuple[Proposal, ...]
@@ -106,6 +107,7 @@ class Advice:
     unseen: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[Index, str] = field(default_factory=dict)
     lost: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    planner: int | None = None
 
     @property
     def cost(self) -> float:
@@ -137,8 +139,11 @@ def study(session: Session, workload: Workload) -> Iterator[Study | None]:
     Raises LabError where there can be no lab, and psycopg's error where the server refuses to be read.
     """
     catalog = read_catalog(session)
-    parsed, left_out = _parsed(workload.statements[:MOST_STATEMENTS], catalog)
+    parsed, left_out, ambiguous = _parsed(workload.statements[:MOST_STATEMENTS], catalog)
+    unseen = {it.name: _ambiguous(it, session.server.quoted_role) for it in ambiguous}
     tables = sorted({table for _, it in parsed for table in it.tables})
+    if not tables and unseen:
+        raise LabError("; ".join(unseen.values()))
     if not tables:
         yield None
         return
@@ -147,7 +152,7 @@ def study(session: Session, workload: Workload) -> Iterator[Study | None]:
         left_out |= lab.left_out
         questions = _questions(parsed, catalog, costs, left_out, _examples(session, catalog))
         writes = _writes(questions, parsed, costs, catalog, workload, session.server.counters_age_s)
-        yield Study(workload, catalog, costs, tuple(questions), writes, left_out, lab.left_out)
+        yield Study(workload, catalog, costs, tuple(questions), writes, left_out, {**unseen, **lab.left_out})
 
 
 def kept_study(session: Session) -> Study | Skip | None:
@@ -225,6 +230,7 @@ def advise(
                 for question in questions
                 if question.weight >= gain and _reads_all_for_want_of_a_constant(question, found.indexes, it.costs)
             },
+            planner=it.costs.lab.major,
         )
 
 
@@ -258,18 +264,28 @@ def index_columns(index: Index, catalog: Catalog) -> frozenset[str]:
     return frozenset(name for name in table.columns if name in words)
 
 
-def _parsed(statements: Iterable[Statement], catalog: Catalog) -> tuple[list[tuple[Statement, Parsed]], dict[str, str]]:
-    found, left_out = [], {}
+def _ambiguous(error: AmbiguousName, role: str) -> str:
+    cure = f"alter role {role} set search_path = {quoted(error.schemas[0])};"
+    return f"{error}, and none of them is on the search path of {role}: {cure}"
+
+
+def _parsed(
+    statements: Iterable[Statement], catalog: Catalog
+) -> tuple[list[tuple[Statement, Parsed]], dict[str, str], list[AmbiguousName]]:
+    """Return what could be read; text -> why of the others; and which of these name several tables at once."""
+    found, left_out, ambiguous = [], {}, []
     for statement in statements:
         try:
             text = values.restored(repaired(statement.text), catalog)
             parsed = scopes.parse(text, catalog.find)
         except NotUnderstood as error:
             left_out[statement.text] = str(error)
+            if isinstance(error, AmbiguousName):
+                ambiguous.append(error)
         else:
             if parsed.tables:
                 found.append((statement, parsed))
-    return found, left_out
+    return found, left_out, ambiguous
 
 
 def _examples(session: Session, catalog: Catalog) -> dict[int, Parsed]:

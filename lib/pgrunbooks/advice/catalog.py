@@ -11,7 +11,7 @@ from typing import Any
 from pglast import ast, parse_sql
 from pglast.parser import ParseError
 
-from pgrunbooks.advice.accesses import Found
+from pgrunbooks.advice.accesses import AmbiguousName, Found
 from pgrunbooks.advice.expressions import plain_expression, quoted, unquoted
 from pgrunbooks.session import Session
 
@@ -213,7 +213,7 @@ class Catalog:
         """Return the relation that a statement means by a name.
 
         Without a schema it is the one on the search path of this session, else the only one of that name: the
-        application may have a search path of its own.
+        application may have a search path of its own. Raises AmbiguousName where there are several.
         """
         rows = self._by_name.get(name, ())
         if schema:
@@ -221,8 +221,10 @@ class Catalog:
         else:
             placed = sorted((row for row in rows if row["place"]), key=lambda row: row["place"])
             rows = placed[:1] or rows
-        if len(rows) != 1:
+        if not rows:
             return None
+        if len(rows) > 1:
+            raise AmbiguousName(name, [it["schema"] for it in sorted(rows, key=lambda it: -it["rows"])])
         row = rows[0]
         return row["table"], row["definition"] or self._columns.get(row["table"], ())
 

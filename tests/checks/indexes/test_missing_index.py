@@ -24,6 +24,7 @@ def row():
         "write_cost": 0.01,
         "size_bytes": 8 * 2**20,
         "calls": 100,
+        "planner": 18,
     }
 
 
@@ -46,6 +47,14 @@ def test_two_indexes_of_a_table_are_one_finding_with_two_remedies(row, context):
     assert [it.name for it in findings] == ["shop.orders"]
     assert len(findings[0].remedies) == 2
     assert "60%" in findings[0].title
+
+
+def test_it_says_so_where_the_planner_is_not_that_of_the_server(row, context):
+    own, other = (next(iter(judge([{**row, "planner": it}], LIMITS, context))) for it in (context.server.major, 17))
+    assert "Planned by" not in own.impact
+    assert other.impact.endswith(
+        f"Planned by PostgreSQL 17; there is no {context.server.major} on this machine to ask."
+    )
 
 
 def test_no_row_is_well(context):

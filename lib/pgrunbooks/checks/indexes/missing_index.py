@@ -81,6 +81,7 @@ def _rows(advice: Advice) -> Iterator[Row]:
             "replaces": list(it.redundant),
             "workload_cost": after.cost,
             "workload_bytes": total_bytes,
+            "planner": advice.planner,
             "helped": [_helped(each) for each in it.helped],
         }
 
@@ -106,7 +107,8 @@ def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
             name=table,
             title=f"{'An index' if len(paying) == 1 else f'{len(paying)} indexes'} on {table} would save "
             f"{gain:.0%} of the workload's cost",
-            impact=f"{sum(row['calls'] for row in paying)} calls read more of {table} than they need.",
+            impact=f"{sum(row['calls'] for row in paying)} calls read more of {table} than they need."
+            + _another_planner(paying[0]["planner"], context.server.major),
             evidence=[
                 {"index": row["index"], **{name: each[name] for name in _EVIDENCE}}
                 for row in paying
@@ -114,6 +116,10 @@ def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
             ],
             remedies=[_create(row) for row in paying],
         )
+
+
+def _another_planner(planner: int, major: int) -> str:
+    return "" if planner == major else f" Planned by PostgreSQL {planner}; there is no {major} on this machine to ask."
 
 
 def _create(row: Row) -> Remedy:
