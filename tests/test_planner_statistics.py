@@ -13,7 +13,8 @@ create type pair as (x int, y int);
 create table t (
     id int, m mood, small small, v varchar(20), ch char(4), numbers int[], words text[], ts tsvector, j jsonb,
     net cidr, host inet, relation regclass, n numeric(10, 2), bytes bytea, u uuid, i interval, letter "char", nm name,
-    p pair, point point, bits bit(3), o oid, "Mixed ""Case" text collate "C", late date, often text, empty text
+    p pair, point point, bits bit(3), o oid, "Mixed ""Case" text collate "C", late date, often text, empty text,
+    "1" int
 );
 insert into t
 select
@@ -21,7 +22,7 @@ select
     array['t' || n % 5], to_tsvector('word' || n % 7 || ' all'), '{"a": 1}', ('10.0.' || n % 5 || '.0/24')::cidr,
     ('10.0.0.' || n % 50)::inet, 'pg_class', n % 77 / 7.0, ('x' || n % 4)::bytea, gen_random_uuid(),
     n % 5 * '1 day'::interval, 'c', 'n' || n % 5, row(n % 3, n % 4 + 1)::pair, point(n, n), (n % 8)::bit(3), n % 5,
-    'mixed' || n % 33, '2026-01-01'::date + n % 3000, case when n % 100 = 0 then 'it''s, {"rare}' else 'often' end, null
+    'mixed' || n % 33, '2026-01-01'::date + n % 3000, case when n % 100 = 0 then 'it''s, {"rare}' else 'often' end, null, n / 9
 from generate_series(1, 5000) as n;
 create index on t (lower(v), (id % 10));
 create index on t using gin ((numbers || 1));
@@ -60,6 +61,17 @@ def test_they_are_those_that_analyze_wrote_there(oldest):
             found = lab._owner.execute(STATISTICS).fetchall()
         assert found == owner.execute(STATISTICS).fetchall()
         assert {row[6] for row in found} == {0, 1, 2, 3, 4, 5}
+
+
+def test_a_value_that_cannot_be_read_any_more_costs_its_own_column_alone(server):
+    with new_database(server) as owner:
+        owner.execute(
+            "create domain score as int; create type result as (score score); create table t (a int, b result, c int);"
+            "insert into t select i % 5, row(i % 5)::result, i % 5 from generate_series(1, 1000) as i; analyze t;"
+            "alter domain score add check (value < 0) not valid"
+        )
+        with session_on(server.url("lab_source")) as session, open_lab(session, ["public.t"]) as lab:
+            assert [len(lab.values("public.t", column)) for column in "abc"] == [5, 0, 5]
 
 
 def test_reading_them_runs_no_code_of_production_as_a_superuser(oldest):

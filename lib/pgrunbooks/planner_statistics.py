@@ -5,6 +5,7 @@ PostgreSQL restores statistics itself since 18. An older lab gets the same rows 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -159,7 +160,7 @@ def prepare(owner: psycopg.Connection, role: str) -> None:
 
 
 def restore(dumped: str, owner: psycopg.Connection, planner: psycopg.Connection) -> None:
-    """Run what pg_dump wrote of the statistics of one relation; raises psycopg.Error.
+    """Run what pg_dump wrote of the statistics of one relation; raises psycopg.Error where there is none of its name.
 
     ``owner`` is a superuser's connection, ``planner`` that of the role that owns the relation.
     """
@@ -205,8 +206,20 @@ def _write(attributes: Sequence[Given], planner: psycopg.Connection) -> None:
     """Write rows of pg_statistic for columns of one relation."""
     relation = {"schema": attributes[0]["schemaname"], "relation": attributes[0]["relname"]}
     columns = planner.cursor(row_factory=dict_row).execute(_COLUMNS.encode(), relation, prepare=True).fetchall()
-    known = {key: column for column in columns for key in (column["attname"], str(column["attnum"]))}
-    rows = [_row(known[given.get("attname") or given["attnum"]], given) for given in attributes]
+    named, numbered = ({column[by]: column for column in columns} for by in ("attname", "attnum"))
+    rows = [
+        _row(named[given["attname"]] if "attname" in given else numbered[int(given["attnum"])], given)
+        for given in attributes
+    ]
+    try:
+        _insert(rows, planner)
+    except psycopg.Error:  # a value that cannot be read any more: its column goes without, alone
+        for row in rows:
+            with contextlib.suppress(psycopg.Error):
+                _insert([row], planner)
+
+
+def _insert(rows: Sequence[Mapping[str, Any]], planner: psycopg.Connection) -> None:
     with planner.transaction():
         planner.execute("set transaction read write")
         planner.cursor().executemany(_INSERT.encode(), rows)
