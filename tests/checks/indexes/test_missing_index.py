@@ -53,7 +53,7 @@ def test_it_says_so_where_the_planner_is_not_that_of_the_server(row, context):
     own, other = (next(iter(judge([{**row, "planner": it}], LIMITS, context))) for it in (context.server.major, 17))
     assert "Planned by" not in own.impact
     assert other.impact.endswith(
-        f"Planned by PostgreSQL 17; there is no {context.server.major} on this machine to ask."
+        f"Planned by PostgreSQL 17: this machine has no {context.server.major} that could."
     )
 
 

@@ -119,7 +119,7 @@ def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
 
 
 def _another_planner(planner: int, major: int) -> str:
-    return "" if planner == major else f" Planned by PostgreSQL {planner}; there is no {major} on this machine to ask."
+    return "" if planner == major else f" Planned by PostgreSQL {planner}: this machine has no {major} that could."
 
 
 def _create(row: Row) -> Remedy:
