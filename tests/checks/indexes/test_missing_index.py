@@ -52,9 +52,7 @@ def test_two_indexes_of_a_table_are_one_finding_with_two_remedies(row, context):
 def test_it_says_so_where_the_planner_is_not_that_of_the_server(row, context):
     own, other = (next(iter(judge([{**row, "planner": it}], LIMITS, context))) for it in (context.server.major, 17))
     assert "Planned by" not in own.impact
-    assert other.impact.endswith(
-        f"Planned by PostgreSQL 17: this machine has no {context.server.major} that could."
-    )
+    assert other.impact.endswith(f"Planned by PostgreSQL 17: this machine has no {context.server.major} that could.")
 
 
 def test_no_row_is_well(context):
