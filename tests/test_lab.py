@@ -16,7 +16,7 @@ from pgrunbooks import lab as lab_module
 from pgrunbooks.advice.catalog import read_catalog
 from pgrunbooks.errors import ConnectionLostError, IndexRefusedError, LabError
 from pgrunbooks.lab import Index, open_lab
-from pgrunbooks.sandbox import temporary_sandbox, temporary_standby
+from pgrunbooks.sandbox import server_programs, temporary_sandbox, temporary_standby
 from test_sandbox import wait_for
 
 SHOP = [
@@ -305,7 +305,9 @@ class TestItsVersion:
             with session_on(oldest.url()) as session, open_lab(session, ["shop.orders"]) as lab:
                 assert lab.major == 18
 
-    def test_is_the_one_that_can_hold_more(self, oldest):
+    @pytest.mark.parametrize("own_first", [True, False])
+    def test_is_the_one_that_can_hold_more(self, oldest, own_first):
+        programs = sorted([oldest.programs, server_programs()], key=lambda it: (it == oldest.programs) != own_first)
         with new_database(oldest) as owner:
             owner.execute(
                 'create extension "uuid-ossp"; create table plain (a int); create table own (a uuid, check (a <> uuid_nil()));'
@@ -314,7 +316,7 @@ class TestItsVersion:
                 "create table none (a text); create index on none (short(a))"
             )
             tables = ["public.plain", "public.own", "public.none"]
-            with session_on(oldest.url("lab_source")) as session, open_lab(session, tables) as lab:
+            with session_on(oldest.url("lab_source")) as session, open_lab(session, tables, programs) as lab:
                 assert (lab.major, lab.tables) == (15, {"public.plain", "public.own"})
 
 

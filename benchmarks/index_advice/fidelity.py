@@ -245,7 +245,7 @@ def measure(
         labs, opened = [], []
         for programs in dict.fromkeys([server.programs, server_programs()]):
             start = time.perf_counter()
-            labs.append(held.enter_context(open_lab(session, tables, programs)))
+            labs.append(held.enter_context(open_lab(session, tables, [programs])))
             opened.append(time.perf_counter() - start)
         for lab in labs:
             plans += compare(version, f"{workload}, as it is", lab, real, statements, newest)

@@ -520,33 +520,36 @@ def _distinct(known: float | None, table_rows: float) -> float:
     return index_size.likely_distinct(-known * table_rows if known < 0 else known, table_rows)
 
 
-def open_lab(session: Session, tables: Collection[str], programs: Path | None = None) -> Lab:
+def open_lab(session: Session, tables: Collection[str], programs: Sequence[Path] = ()) -> Lab:
     """Build a lab of tables ('schema.table', each part quoted as quote_ident would) and of what they need.
 
-    Tables that cannot be had are named in ``left_out``. The lab is a server of the source's major version where this
-    machine has one that can hold all of them, else the embedded one; ``programs`` names another's folder. Raises
-    LabError where no table can be had, or where there is no pg_dump of PostgreSQL 18 or newer; ConnectionLostError
-    where the session's server goes away.
+    Tables that cannot be had are named in ``left_out``. ``programs`` are the folders of the servers that may be the
+    lab, the most wanted first; by default one of the source's major version where this machine has its packages, and
+    the embedded one. Raises LabError where no table can be had, or where there is no pg_dump of PostgreSQL 18 or newer;
+    ConnectionLostError where the session's server goes away.
     """
     embedded = server_programs()
-    if server_major(embedded) < _DUMPS_STATISTICS:
-        raise LabError(
-            f"the lab needs pg_dump {_DUMPS_STATISTICS} or newer, got {server_major(embedded)} in {embedded}"
-        )
+    newest = server_major(embedded)
+    if newest < _DUMPS_STATISTICS:
+        raise LabError(f"the lab needs pg_dump {_DUMPS_STATISTICS} or newer, got {newest} in {embedded}")
     plan = blueprint.read_blueprint(session, tables, embedded / "pg_dump")
-    own = None if programs or plan.major == server_major(embedded) else installed_programs(plan.major)
-    return _better(plan, own, embedded) if own else _opened(plan, programs or embedded)
+    own = installed_programs(plan.major)
+    known = (embedded, own) if plan.major == newest else (own, embedded)
+    return _fullest(plan, [*programs] or [it for it in known if it])
 
 
-def _better(plan: Blueprint, own: Path, embedded: Path) -> Lab:
-    """Return the lab of the own version, unless it cannot be had or lacks more, such as an extension."""
+def _fullest(plan: Blueprint, programs: Sequence[Path]) -> Lab:
+    """Return the lab of the first server that starts and lacks no table, such as for an extension, or the fewest."""
+    first, *others = programs
     try:
-        lab = _opened(plan, own)
+        lab = _opened(plan, first)
     except (LabError, SandboxError):
-        return _opened(plan, embedded)
-    if lab.left_out != plan.left_out:
-        with contextlib.suppress(LabError):
-            lab, other = sorted((lab, _opened(plan, embedded)), key=lambda it: len(it.left_out))
+        if not others:
+            raise
+        return _fullest(plan, others)
+    if lab.left_out != plan.left_out and others:
+        with contextlib.suppress(LabError, SandboxError):
+            lab, other = sorted((lab, _fullest(plan, others)), key=lambda it: len(it.left_out))
             other.close()
     return lab
 
