@@ -199,6 +199,21 @@ class TestAnAddedIndex:
         lab.show_only([])
         assert handle not in lab.explain("select * from shop.events where session_id = $1").indexes
 
+    def test_on_a_partitioned_table_leaves_those_of_its_partitions_alone(self, lab):
+        partition = min(table for table in lab.tables if table.startswith("shop.events_"))
+        own = lab.add(Index(partition, ("session_id",)))
+        both = lab.add(Index("shop.events", ("session_id",)))
+        lab.show_only([])
+        lab.show_only([own])
+        assert lab.explain(f"select * from {partition} where session_id = $1").indexes == {own}
+        lab.remove(both)
+        lab.remove(own)
+
+    def test_may_be_on_a_type_that_has_no_equality(self, lab):
+        handle = lab.add(Index("shop.orders", ("point(total::float8, id)",), method="gist"))
+        near = "select * from shop.orders order by point(total::float8, id) <-> '(5, 5)' limit 3"
+        assert lab.explain(near).indexes == {handle}
+
     def test_that_postgresql_refuses_is_refused_with_its_words(self, lab):
         with pytest.raises(IndexRefusedError, match='operator class "gin_trgm_ops" does not exist'):
             lab.add(Index("shop.orders", ("status gin_trgm_ops",), method="gin"))
