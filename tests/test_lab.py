@@ -382,6 +382,20 @@ def test_odd_names_and_objects_are_restored(server):
             ).indexes == {handle}
 
 
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_names_and_values_are_those_of_any_encoding(server, encoding):
+    with new_database(server, encoding=encoding, lc_collate="C", lc_ctype="C") as owner:
+        owner.execute("set client_encoding = 'utf8'")
+        owner.execute(
+            "create table cafés (é text); insert into cafés select 'é' || i % 5 from generate_series(1, 100) as i;"
+            "create index on cafés (é); analyze cafés"
+        )
+        with session_on(server.url("lab_source")) as session, open_lab(session, ['public."cafés"']) as lab:
+            assert {it.text for it in lab.values('public."cafés"', "é")} == {f"é{n}" for n in range(5)}
+            assert lab.explain("select from cafés where é = 'é4'").rows == 20
+            assert lab.size_bytes(lab.add(Index('public."cafés"', ('"é"',)))) == lab.size_bytes('public."cafés_é_idx"')
+
+
 class TestATableIsLeftOut:
     def test_where_its_type_comes_from_an_extension_that_is_missing(self, oldest, from_afar):
         with new_database(oldest) as owner:

@@ -53,6 +53,7 @@ _SERVER_SETTINGS = {
     "wal_level": "replica",  # at 'minimal' a commit reads new files into the shared buffers
 }
 _UNKNOWN_WIDTH = 32  # bytes that the planner takes where nobody analyzed
+_AS_DUMPED: Any = {"client_encoding": "utf8"}  # whatever the encoding of the database
 _PARAMETER = re.compile(r"\$\d")
 _EXPLAINS_GENERIC = 16  # the first major version that can, without values
 _STARTED = "'Subplans Removed'"
@@ -251,11 +252,11 @@ class Lab:
     def __init__(self, sandbox: Sandbox, plan: Blueprint, held: contextlib.ExitStack) -> None:
         self._sandbox = sandbox
         self._held = held
-        self._owner = held.enter_context(sandbox.connect(_DATABASE, options="-c search_path="))
+        self._owner = held.enter_context(sandbox.connect(_DATABASE, options="-c search_path=", **_AS_DUMPED))
         self.major = self._owner.info.server_version // 10_000
         url = sandbox.url(_DATABASE, user=_ROLE)
         # The planner calls functions of production's: on a connection that may do nothing outside of its own tables.
-        self._planner = held.enter_context(psycopg.connect(url, autocommit=True, prepare_threshold=None))
+        self._planner = held.enter_context(psycopg.connect(url, autocommit=True, prepare_threshold=None, **_AS_DUMPED))
         self._numbers = count(1)
         self._added: dict[str, tuple[int, ...]] = {}  # handle -> oids of the index and of those on partitions
         self._names: dict[tuple[str, str], str] = {}  # schema and name of an index -> how we call it
