@@ -288,6 +288,7 @@ def test_values_are_common_ones_with_their_share_and_bounds_of_the_histogram(lab
         ("select * from nowhere", None, 'relation "nowhere" does not exist'),
         ("select 1; select 2", None, "more than one statement"),
         ("vacuum", None, "syntax error"),
+        ("refresh materialized view nothing", None, "a utility statement has no plan"),
         ("select * from shop.orders where id = $1", [], "has 1 parameters, got 0 values"),
         ("select * from shop.orders where id = $1", ["x"], "invalid input syntax for type bigint"),
     ],
@@ -405,9 +406,10 @@ class TestATableIsLeftOut:
                 " $$ select uuid_generate_v5(uuid_ns_dns(), $1)::text $$;"
                 "create table works (a text); create index on works (short(a));"
                 "create table fails (a text check (a <> uuid_nil()::text));"
-                "create table filled (a uuid default uuid_generate_v4() not null, b text default ' DEFAULT ', c int)"
+                "create table filled (a uuid default uuid_generate_v4() not null, b text default ' DEFAULT ', c int);"
+                "create materialized view seen as select * from works"
             )
-            tables = ["public.fine", "public.works", "public.fails", "public.filled", "public.typo"]
+            tables = [f"public.{name}" for name in ("fine", "works", "fails", "filled", "typo", "seen")]
             with session_on(oldest.url("lab_source")) as session, open_lab(session, tables) as lab:
                 assert lab.tables == {"public.fine", "public.filled"}
                 lab.explain("select a, b, c from public.filled where a is null")
@@ -415,6 +417,7 @@ class TestATableIsLeftOut:
                     "public.typo": "no such table in the database lab_source",
                     "public.fails": "public.fails: function public.uuid_nil() does not exist",
                     "public.works": "its index public.works_short_idx: function uuid_ns_dns() does not exist",
+                    "public.seen": "public.seen: what it needs is missing",
                 }
 
     def test_a_collation_that_it_lacks_is_not_one_that_sorts_by_bytes(self, oldest, from_afar):  # it has no ICU

@@ -386,7 +386,10 @@ class Lab:
         return rows
 
     def _explained(self, statement: str, options: str = "") -> dict[str, Any]:
-        tree: dict[str, Any] = self._execute(f"explain (format json, verbose{options}) {statement}")[0][0][0]["Plan"]
+        told = self._execute(f"explain (format json, verbose{options}) {statement}")[0][0][0]
+        if not isinstance(told, dict):
+            raise LabError("cannot be explained: a utility statement has no plan")
+        tree: dict[str, Any] = told["Plan"]
         return tree
 
     def _explained_with(self, statement: str, values: Sequence[Any]) -> dict[str, Any]:
@@ -616,6 +619,7 @@ def _restore(plan: Blueprint, owner: psycopg.Connection, planner: psycopg.Connec
     for relation in reasons:
         with contextlib.suppress(psycopg.Error):
             planner.execute(f"drop table if exists {relation} cascade".encode())
+    reasons = {**_missing(plan, {}, owner), **reasons}  # the views of a table went with it
     # After the indexes, since a new index sets the counts of its table.
     for entry in wanted:
         if entry.kind == "STATISTICS DATA":
