@@ -397,6 +397,27 @@ def test_names_and_values_are_those_of_any_encoding(server, encoding):
             assert lab.size_bytes(lab.add(Index('public."cafés"', ('"é"',)))) == lab.size_bytes('public."cafés_é_idx"')
 
 
+def test_what_a_page_of_each_tablespace_costs_is_known(server):
+    options = ["seq_page_cost = 0.5, random_page_cost = 0.75", "random_page_cost = 40"]
+    with server.connect("postgres") as connection, new_database(server) as owner:
+        connection.execute("set allow_in_place_tablespaces = on")
+        connection.execute(f"alter tablespace pg_default set ({options[0]})")
+        connection.execute(f"create tablespace slow location '' with ({options[1]})")
+        try:
+            owner.execute(
+                "create table t (a int primary key, b int) partition by hash (a); create index on t (b) tablespace slow;"
+                "create table p partition of t for values with (modulus 1, remainder 0) tablespace slow;"
+                "insert into t select i, i from generate_series(1, 2000) as i; analyze"
+            )
+            with session_on(server.url("lab_source")) as session, open_lab(session, ["public.t"]) as lab:
+                for statement in ("select from t", "select from t where a = 7", "select from t where b = 7"):
+                    assert lab.explain(statement).cost == real_plan(owner, statement)["Total Cost"], statement
+        finally:
+            owner.execute("drop table t")
+            connection.execute("drop tablespace slow")
+            connection.execute("alter tablespace pg_default reset (seq_page_cost, random_page_cost)")
+
+
 class TestATableIsLeftOut:
     def test_where_its_type_comes_from_an_extension_that_is_missing(self, oldest, from_afar):
         with new_database(oldest) as owner:

@@ -63,10 +63,12 @@ select
     pg_catalog.has_table_privilege(c.oid, 'select') as may_read,
     pg_catalog.has_schema_privilege(n.oid, 'usage') as may_use,
     c.relrowsecurity and pg_catalog.row_security_active(c.oid) as is_filtered,
-    c.relpages::int8 as pages
+    c.relpages::int8 as pages,
+    s.spcoptions as costs
 from wanted as w
 join pg_catalog.pg_class as c on c.oid = w.oid
 join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+left join pg_catalog.pg_tablespace as s on s.oid = c.reltablespace
 order by c.oid
 """
 
@@ -80,6 +82,7 @@ select
     i.indisvalid as is_valid,
     c.relkind = 'I' as is_partitioned,
     c.relpages::int8 as pages,
+    s.spcoptions as costs,
     (
         select k.oid::int8
         from pg_catalog.pg_constraint as k
@@ -90,6 +93,7 @@ select
 from pg_catalog.pg_index as i
 join pg_catalog.pg_class as c on c.oid = i.indexrelid
 join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+left join pg_catalog.pg_tablespace as s on s.oid = c.reltablespace
 where i.indrelid = any(%(oids)s::oid[]) and i.indislive
 order by i.indexrelid
 """
@@ -130,8 +134,10 @@ select
     d.datlocprovider as provider,
     d.datcollate as collate,
     d.datctype as ctype,
-    coalesce(pg_catalog.to_jsonb(d) ->> 'datlocale', pg_catalog.to_jsonb(d) ->> 'daticulocale') as locale
+    coalesce(pg_catalog.to_jsonb(d) ->> 'datlocale', pg_catalog.to_jsonb(d) ->> 'daticulocale') as locale,
+    s.spcoptions as costs
 from pg_catalog.pg_database as d
+join pg_catalog.pg_tablespace as s on s.oid = d.dattablespace
 where d.datname = pg_catalog.current_database()
 """
 

@@ -271,6 +271,7 @@ class Lab:
         self.tables = frozenset(tables) - set(left_out)
         if not plan.asked - set(left_out):
             raise LabError("; ".join(dict.fromkeys(self.left_out.values())))
+        _give_costs(plan, self._owner)
         self._real_pages = _give_sizes(plan, sandbox, self._owner)
         self._names.update({(row["schema"], row["name"]): row["relation"] for row in plan.indexes.values()})
         _apply_settings(plan, self.tables, self._planner)
@@ -696,6 +697,23 @@ def _missing(plan: Blueprint, failed: Mapping[Entry, str], owner: psycopg.Connec
         for oid, reason in guilty.items()
         for member in blueprint.members(plan.relations, oid)
     }
+
+
+def _give_costs(plan: Blueprint, owner: psycopg.Connection) -> None:
+    """Put relations into tablespaces with the cost settings that those of the source have."""
+    if plan.database["costs"]:
+        owner.execute(f"alter tablespace pg_default set ({', '.join(plan.database['costs'])})".encode())
+    there = {row[0] for row in owner.execute(_THERE.encode()).fetchall()}
+    rows = [row for row in (*plan.relations.values(), *plan.indexes.values()) if row["costs"]]
+    costs = {", ".join(row["costs"]) for row in rows}
+    names = dict(zip(sorted(costs), map("costs_{}".format, count(1)), strict=False))
+    owner.execute("set allow_in_place_tablespaces = on")
+    for each, name in names.items():
+        owner.execute(f"create tablespace {name} location '' with ({each})".encode())
+    for row in rows:
+        if row["relation"] in there:
+            name = names[", ".join(row["costs"])]
+            owner.execute(f"alter table {row['relation']} set tablespace {name}".encode())
 
 
 def _give_sizes(plan: Blueprint, sandbox: Sandbox, owner: psycopg.Connection) -> dict[str, int]:
