@@ -73,7 +73,22 @@ def test_one_of_two_that_support_a_foreign_key_may_go(context, index_row):
     rows = [index_row(1, supports="7"), index_row(2, "1 2", supports="7 8", size_bytes=32 * 2**20)]
     assert named(rows, context) == ["shop.i1_idx"]  # the larger one alone supports 8
     rows[1]["supports"] = "7"
+    assert named(rows, context) == ["shop.i1_idx"]  # redundant-index names that one too
+    rows[0].update(index_row(1, "1 3", supports="7"))
     assert named(rows, context) == ["shop.i2_idx"]  # either may, the larger does
+
+
+@pytest.mark.parametrize(("keys", "scans", "found"), [("1", 9, []), ("1 2", 9, []), ("1", 0, ["shop.i1_idx"])])
+def test_the_one_that_shall_take_the_scans_of_another_stays(keys, scans, found, context, index_row):
+    rows = [index_row(1, keys), index_row(2, "1", scans=scans, size_bytes=0)]
+    assert named(rows, context) == found
+    on_standby = {"replica": [rows[0], {**rows[1], "scans": 9}]}
+    assert named([rows[0], {**rows[1], "scans": 0}], context, **on_standby) == []
+
+
+def test_of_two_copies_that_support_a_foreign_key_the_staying_one_stays(context, index_row):
+    rows = [index_row(1, supports="7"), index_row(2, supports="7")]
+    assert named(rows, context) == ["shop.i2_idx"]  # duplicate-index names that one too
 
 
 @pytest.mark.parametrize(("scans", "number"), [(0, 1), (1, 0)])
@@ -93,7 +108,7 @@ def test_a_standby_that_cannot_be_believed_makes_it_a_skip(answer, context, inde
 
 def test_a_partitioned_index_is_judged_with_all_its_children(context, index_row):
     root = index_row(9, is_partitioned=True, size_bytes=0)
-    children = [index_row(n, root_index_oid=9, size_bytes=6 * 2**20) for n in (1, 2)]
+    children = [index_row(n, root_index_oid=9, table_oid=100 + n, size_bytes=6 * 2**20) for n in (1, 2)]
     (finding,) = judge([root, *children], LIMITS, context)
     assert finding.name == "shop.i9_idx"
     assert "drop index shop.i9_idx;" in finding.remedies[0].sql

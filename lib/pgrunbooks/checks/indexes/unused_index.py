@@ -4,13 +4,15 @@ An index that no query uses costs on every write, keeps updates from being HOT, 
 believed only where they are older than ``min_age``, on this server and on every standby that the target names, since
 reports often run there. Some indexes work without being scanned and are never named: unique ones (the planner reasons
 with uniqueness), those of constraints and of replica identity, those with expressions (they give the planner
-statistics), and the last one that supports a foreign key. A partitioned index is judged with all its children.
+statistics), the last one that supports a foreign key, and the one that shall take the scans of a copy or of a narrower
+one that duplicate-index or redundant-index sends away: of two copies the planner scans only one. A partitioned index is
+judged with all its children.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Rows, Skip
-from pgrunbooks.checks._indexes import SQL, Row, drop, evidence, is_bound, is_own, whole
+from pgrunbooks.checks._indexes import SQL, Row, drop, duplicates, evidence, is_bound, is_own, prefixes, whole
 from pgrunbooks.display import duration, size
 
 
@@ -20,7 +22,9 @@ def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding | Sk
         return
     indexes = whole(rows)
     idle = [row for row in indexes if _is_idle(row, limits) and row["size_bytes"] >= limits["min_bytes"]]
-    candidates = _spared_by_foreign_keys([row for row in idle if _could_go(row)], indexes)
+    overlaps = [*duplicates(rows), *prefixes(rows)]
+    going = {overlap.drop["index_oid"] for overlap in overlaps}
+    candidates = _spared_by_foreign_keys([row for row in idle if _could_go(row)], indexes, going)
     for server, answer in sorted(context.standbys.items()) if candidates else ():
         if answer is None:
             yield Skip(f"{len(candidates)} not scanned here, but the standby {server} could not be asked for its scans")
@@ -32,10 +36,17 @@ def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding | Sk
     elsewhere = {
         server: {row["index"]: row for row in whole(answer or ())} for server, answer in context.standbys.items()
     }
+
+    def there(row: Row) -> dict[str, Row]:
+        return {server: answer[row["index"]] for server, answer in elsewhere.items() if row["index"] in answer}
+
+    def is_idle(row: Row) -> bool:
+        return all(_is_idle(each, limits) for each in (row, *there(row).values()))
+
+    heirs = {overlap.keep["index_oid"] for overlap in overlaps if not is_idle(overlap.drop)}
     for row in candidates:
-        there = {server: answer[row["index"]] for server, answer in elsewhere.items() if row["index"] in answer}
-        if all(_is_idle(other, limits) for other in there.values()):
-            yield _finding(row, there, context)
+        if is_idle(row) and row["index_oid"] not in heirs:
+            yield _finding(row, there(row), context)
 
 
 def _old_enough(age_s: float | None, limits: Limits) -> bool:
@@ -51,16 +62,19 @@ def _could_go(row: Row) -> bool:
     return is_own(row) and row["state"] == "valid" and not needed
 
 
-def _spared_by_foreign_keys(candidates: Sequence[Row], indexes: Rows) -> list[Row]:
-    """Return the candidates without those that would leave a foreign key unsupported; the largest may go first."""
+def _spared_by_foreign_keys(candidates: Sequence[Row], indexes: Rows, going: Set[int]) -> list[Row]:
+    """Return the candidates without those that would leave a foreign key unsupported; the largest may go first.
+
+    Those that are ``going``, as copies or narrow ones, leave their support to another index and count for none.
+    """
     supporters: dict[str, int] = {}
-    own = [row for row in indexes if row["root_index_oid"] is None]
+    own = [row for row in indexes if row["root_index_oid"] is None and row["index_oid"] not in going]
     for row in own:
         for key in (row["supports"] or "").split():
             supporters[key] = supporters.get(key, 0) + 1
     spared = []
     for row in sorted(candidates, key=lambda row: (-row["size_bytes"], row["index"])):
-        foreign_keys = (row["supports"] or "").split()
+        foreign_keys = [] if row["index_oid"] in going else (row["supports"] or "").split()
         if all(supporters[key] > 1 for key in foreign_keys):
             supporters.update({key: supporters[key] - 1 for key in foreign_keys})
             spared.append(row)
