@@ -21,7 +21,8 @@ Row = Mapping[str, Any]
 # an expression, a predicate or opclass parameters only, where nobody holds or awaits that lock (one that arrives in
 # between is waited for until lock_timeout), and not at all in a catalog that has more than 2,000 of them. `keys`,
 # `opclasses`, `collations` and `options` are pg_index's own vectors; `build` is 'unseen' where another role's session
-# may be building. 42 columns: a dict of one more takes twice the room.
+# may be building. pg_class.relhasindex is no filter: ANALYZE clears it where a failed build is the only index, since
+# that one is not maintained. 42 columns: a dict of one more takes twice the room.
 _INDEXES = """
 with recursive family (member, root) as (
     select h.inhrelid, h.inhparent
@@ -73,7 +74,7 @@ tables as materialized (
         pg_catalog.pg_stat_get_tuples_deleted(c.oid) as rows_deleted
     from pg_catalog.pg_class as c
     join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
-    where c.relhasindex and c.relkind in ('r', 'm', 'p') and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+    where c.relkind in ('r', 'm', 'p') and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
 ),
 columns as (
     select
@@ -309,7 +310,7 @@ def duplicates(rows: Rows) -> list[Overlap]:
     """
     groups: dict[object, list[Row]] = defaultdict(list)
     for row in whole(rows):
-        if row["state"] == "valid" and row["constraint_type"] != "x":
+        if row["state"] == "valid":
             groups[_signature(row)].append(row)
     found = []
     for group in groups.values():
@@ -348,7 +349,7 @@ def _rank(row: Row) -> tuple[object, ...]:
 
 
 def _may_go(row: Row) -> bool:
-    needed = row["constraint_type"] == "p" or row["referenced_by"] or row["is_replica_identity"]
+    needed = row["constraint_type"] in ("p", "x") or row["referenced_by"] or row["is_replica_identity"]
     return is_own(row) and not needed and row["is_immediate"]
 
 

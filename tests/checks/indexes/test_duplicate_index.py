@@ -42,7 +42,6 @@ def test_of_three_copies_two_are_to_drop_and_the_oldest_stays(context, index_row
         {"expressions": "({OPEXPR :opno 1 :location 5})"},
         {"predicate": "{OPEXPR :opno 1 :location 5}"},
         {"state": "invalid"},
-        {"constraint_type": "x"},
     ],
 )
 def test_any_difference_makes_it_another_index(change, context, index_row):
@@ -69,6 +68,7 @@ def test_where_an_expression_was_written_does_not_count(context, index_row):
         {"is_unique": True},
         {"is_clustered": True},
         {"root_index_oid": 9},
+        {"constraint_type": "x"},
     ],
 )
 def test_the_one_that_is_needed_stays_though_it_is_younger(needed, context, index_row):

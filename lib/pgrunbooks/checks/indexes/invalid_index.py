@@ -17,19 +17,25 @@ from pgrunbooks.display import size
 _LEFTOVER = re.compile(r'_cc(new|old)\d*"?$')
 
 
+def _is_bound(row: Row) -> bool:
+    """Tell whether a partitioned index or a constraint forbids to drop an index."""
+    return row["root_index_oid"] is not None or is_bound(row)
+
+
 def rebuild(row: Row) -> Remedy:
     """Return the remedy that builds an index again while reads and writes go on."""
     return Remedy(
-        "Or build it again, once the reason of the failure is gone (for a unique index: the duplicate values)",
+        ("Build" if _is_bound(row) else "Or build")
+        + " it again, once the reason of the failure is gone (for a unique index: the duplicate values)",
         sql=f"reindex index concurrently {row['index']};",
         risk="low",
         locks="SHARE UPDATE EXCLUSIVE on the table: reads and writes go on; it waits for transactions to end",
-        undo=f"drop index concurrently {row['index']};",
+        undo=None if _is_bound(row) else f"drop index concurrently {row['index']};",
     )
 
 
 def _remedies(row: Row, leftover: str | None) -> Sequence[Remedy]:
-    if row["root_index_oid"] is not None or is_bound(row):  # a partitioned index or a constraint forbids to drop it
+    if _is_bound(row):
         return (rebuild(row),)
     if leftover == "old":
         return (drop(row, "Drop it: the rebuild that left it has succeeded, its successor is in place"),)
