@@ -21,6 +21,7 @@ def row():
             {"queryid": 1, "query": "select", "calls": 100, "cost_before": 9.0, "cost_after": 1.0, "plan_after": ""}
         ],
         "gain": 0.5,
+        "saved": 0.5,
         "write_cost": 0.01,
         "size_bytes": 8 * 2**20,
         "calls": 100,
@@ -43,10 +44,17 @@ def test_a_statement_that_was_hardly_called_is_no_reason(row, calls, found, cont
 
 
 def test_two_indexes_of_a_table_are_one_finding_with_two_remedies(row, context):
-    findings = list(judge([row, {**row, "gain": 0.1}], LIMITS, context))
+    findings = list(judge([row, {**row, "gain": 0.1, "saved": 0.1}], LIMITS, context))
     assert [it.name for it in findings] == ["shop.orders"]
     assert len(findings[0].remedies) == 2
     assert "60%" in findings[0].title
+
+
+def test_two_indexes_that_pay_together_only_are_one_remedy_and_count_once(row, context):
+    rows = [{**row, "gain": 0.98, "saved": 0.0}, {**row, "gain": 0.98, "saved": 0.98, "statement": "create 2;"}]
+    (finding,) = judge(rows, LIMITS, context)
+    assert [it.sql for it in finding.remedies] == [f"{row['statement']}\ncreate 2;"]
+    assert "2 indexes on shop.orders would save 98%" in finding.title
 
 
 def test_it_says_so_where_the_planner_is_not_that_of_the_server(row, context):

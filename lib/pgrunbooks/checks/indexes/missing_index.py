@@ -74,6 +74,7 @@ def _rows(advice: Advice) -> Iterator[Row]:
             "undo": it.undo,
             "partitions": None if it.partitions is None else len(it.partitions),
             "gain": it.gain,
+            "saved": before.cost - after.cost,
             "write_cost": it.write_cost,
             "size_bytes": it.size_bytes,
             "calls": it.calls,
@@ -100,13 +101,13 @@ def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
         if row["gain"] >= limits["gain"] and row["calls"] >= limits["min_calls"]:
             tables[row["table"]].append(row)
     for table, paying in tables.items():
-        gain = sum(row["gain"] for row in paying)
+        saved = sum(row["saved"] for row in paying)
         yield Finding(
             severity="warning",
             kind="table",
             name=table,
             title=f"{'An index' if len(paying) == 1 else f'{len(paying)} indexes'} on {table} would save "
-            f"{gain:.0%} of the workload's cost",
+            f"{saved:.0%} of the workload's cost",
             impact=f"{sum(row['calls'] for row in paying)} calls read more of {table} than they need."
             + _another_planner(paying[0]["planner"], context.server.major),
             evidence=[
@@ -114,7 +115,7 @@ def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
                 for row in paying
                 for each in row["helped"]
             ],
-            remedies=[_create(row) for row in paying],
+            remedies=[_create(rows) for rows in _steps(paying, limits["gain"])],
         )
 
 
@@ -122,14 +123,33 @@ def _another_planner(planner: int, major: int) -> str:
     return "" if planner == major else f" Planned by PostgreSQL {planner}: this machine has no {major} that could."
 
 
-def _create(row: Row) -> Remedy:
-    size = f"{row['size_bytes'] / 2**20:.0f} MB" if row["size_bytes"] >= 2**20 else f"{row['size_bytes'] // 1024} kB"
+def _steps(paying: Sequence[Row], gain: float) -> Iterator[Sequence[Row]]:
+    """Yield what has to be created at once to save ``gain``: an OR over two columns saves nothing with an index on one.
+
+    What each saves is taken off what those before it leave, so that the shares add up; ``gain`` of a row is what would
+    be lost without that index alone, which both sides of an OR lose.
+    """
+    together: list[Row] = []
+    for row in paying:
+        together.append(row)
+        if sum(it["saved"] for it in together) >= gain:
+            yield together
+            together = []
+    if together:
+        yield together
+
+
+def _create(rows: Sequence[Row]) -> Remedy:
+    size_bytes = sum(row["size_bytes"] for row in rows)
+    size = f"{size_bytes / 2**20:.0f} MB" if size_bytes >= 2**20 else f"{size_bytes // 1024} kB"
+    what = "it" if len(rows) == 1 else "all of them, since one alone saves little,"
+    write_cost = sum(row["write_cost"] for row in rows)
     return Remedy(
-        f"Create it without blocking writers; about {size}, writes get {row['write_cost']:.1%} of the workload dearer",
-        sql=row["statement"],
-        undo=row["undo"],
-        locks=f"SHARE UPDATE EXCLUSIVE on {row['table']}; it waits for transactions that are open"
-        if row["partitions"] is None
+        f"Create {what} without blocking writers; about {size}, writes get {write_cost:.1%} of the workload dearer",
+        sql="\n".join(row["statement"] for row in rows),
+        undo="\n".join(row["undo"] for row in rows),
+        locks=f"SHARE UPDATE EXCLUSIVE on {rows[0]['table']}; it waits for transactions that are open"
+        if rows[0]["partitions"] is None
         else "SHARE UPDATE EXCLUSIVE on one partition after the other; the last statement, which adopts them, SHARE on"
         " all of them for a moment",
     )
