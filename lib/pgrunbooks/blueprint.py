@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pgrunbooks import sizes
+from pgrunbooks import sizes, undumped_statistics
 from pgrunbooks.errors import LabError
 from pgrunbooks.relay import DumpError, dump
 from pgrunbooks.session import Session, open_session
@@ -23,6 +23,7 @@ _QUIET = (
     *("--no-table-access-method", "--no-policies", "--no-publications", "--no-subscriptions"),
     *("--no-large-objects", "--no-data", "--no-toast-compression", "--verbose"),
 )
+_STATISTICS = "STATISTICS DATA"
 _KINDS = {"r": "table", "p": "table", "m": "materialized view", "v": "view", "S": "sequence", "f": "foreign table"}
 
 # What they need comes along: parents and children, what a view reads, sequences of defaults.
@@ -157,14 +158,15 @@ class Entry:
 class Blueprint:
     """Everything that a lab is built from; ``relations`` and ``indexes`` are by oid of the source.
 
-    ``left_out`` is table -> why it is not among them, ``asked`` the tables that are, without what came along; ``major``
-    is the version of the source.
+    ``left_out`` is table -> why it is not among them, ``asked`` the tables that are, without what came along;
+    ``extended`` is what there is of extended statistics, ``major`` the version of the source.
     """
 
     asked: frozenset[str]
     relations: Mapping[int, Mapping[str, Any]]
     indexes: Mapping[int, Mapping[str, Any]]
     entries: tuple[Entry, ...]
+    extended: tuple[Mapping[str, Any], ...]
     settings: Mapping[str, str]
     database: Mapping[str, Any]
     left_out: Mapping[str, str]
@@ -200,11 +202,14 @@ def read_blueprint(session: Session, tables: Collection[str], pg_dump: Path) -> 
     indexes = {row["oid"]: row for row in session.rows(_INDEXES, {"oids": sorted(kept)})}
     rows = [*(relations[oid] for oid in kept), *indexes.values()]
     pages = _pages(session, rows)
+    ranges, extended = undumped_statistics.read(session, {row["oid"] for row in rows})
     return Blueprint(
         asked=frozenset(relations[oid]["relation"] for oid in asked & kept),
         relations={oid: {**relations[oid], "pages": pages[oid]} for oid in sorted(kept)},
         indexes={oid: {**row, "pages": pages[oid]} for oid, row in indexes.items()},
-        entries=tuple(_entries(text)),
+        # what is given first stays
+        entries=(*(Entry(0, 0, name, _STATISTICS, sql) for name, sql in ranges), *_entries(text)),
+        extended=tuple(extended),
         settings={row["name"]: row["setting"] for row in session.rows(_SETTINGS)},
         database=session.rows(_DATABASE)[0],
         left_out=left_out,

@@ -5,8 +5,8 @@ of production's own major version where its programs are on this machine, else t
 Its tables are empty; their files are sparse and as large as the real ones, which is where the planner looks. Indexes
 are real and empty too, so that PostgreSQL itself says what it can do with them.
 
-Known edges: extended statistics come without their data, and a range estimate at the end of a histogram may differ,
-since there is no index to probe. Another major version's planner has its own mind about some plans.
+Known edges: extended statistics come without their common values, and a range estimate at the end of a histogram may
+differ, since there is no index to probe. Another major version's planner has its own mind about some plans.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from pgrunbooks import blueprint, index_size, planner_statistics, storage
+from pgrunbooks import blueprint, index_size, planner_statistics, storage, undumped_statistics
 from pgrunbooks.blueprint import Blueprint, Entry
 from pgrunbooks.check import variant
 from pgrunbooks.checks import _btree as btree
@@ -275,6 +275,7 @@ class Lab:
         self._real_pages = _give_sizes(plan, sandbox, self._owner)
         self._names.update({(row["schema"], row["name"]): row["relation"] for row in plan.indexes.values()})
         _apply_settings(plan, self.tables, self._planner)
+        undumped_statistics.give(plan.extended, self._owner, self._planner)
 
     def add(self, index: Index) -> str:
         """Create an index that is visible at once, and return its handle.

@@ -139,6 +139,7 @@ insert into pg_catalog.pgrunbooks_statistic (
     %(relation)s, %(attnum)s, %(inherited)s, %(null_frac)s, %(avg_width)s, %(n_distinct)s,
     {", ".join(_SLOT.format(n=n) for n in _SLOTS)}
 )
+on conflict do nothing
 """
 
 # PostgreSQL's own way, of what an expression can have.
