@@ -19,11 +19,12 @@ def estimates(newest):
     """Return a function: the rows that the lab expects of a condition with an index on it, and those that there are."""
     with newest.connect() as owner, open_session(Target(name="source", dsn=newest.url())) as session:
         owner.execute(
-            "create schema derived;"
+            "create schema derived; create type derived.pair as (x int, y int);"
             "create table derived.t as select 'User' || i || '@Example.com' as email,"
             " (array['DE', 'de', 'FR', 'AT'])[1 + i % 4] as country,"
             " timestamp '2026-01-01' + i * interval '1 minute' as at,"
-            " jsonb_build_object('theme', i % 3, 'ref', i) as settings from generate_series(1, 40000) as i;"
+            " jsonb_build_object('theme', i % 3, 'ref', i) as settings,"
+            " row(i % 7, i)::derived.pair as pair from generate_series(1, 40000) as i;"
             "analyze derived.t"
         )
         try:
@@ -52,6 +53,7 @@ def estimates(newest):
         ("at::date", "'2026-01-09'"),
         ("settings ->> 'theme'", "'1'"),
         ("settings ->> 'ref'", "'77'"),
+        ("(pair).x", "3"),
     ],
 )
 def test_the_rows_of_an_indexed_expression_are_estimated_from_its_column(expression, value, estimates):

@@ -209,6 +209,12 @@ class TestAnAddedIndex:
         lab.remove(both)
         lab.remove(own)
 
+    def test_on_an_expression_is_in_the_order_of_the_rows_as_far_as_its_column_is(self, lab):
+        handle = lab.add(Index("shop.orders", ("(-id)", "(id / 10)", "md5(id::text)")))
+        correlations = "select correlation from pg_stats where tablename = %s order by attname"
+        falling, rising, none = (row[0] for row in lab._owner.execute(correlations, [handle]).fetchall())
+        assert (falling, rising, none) == pytest.approx((-1, 1, 0), abs=0.3)
+
     def test_may_be_on_a_type_that_has_no_equality(self, lab):
         handle = lab.add(Index("shop.orders", ("point(total::float8, id)",), method="gist"))
         near = "select * from shop.orders order by point(total::float8, id) <-> '(5, 5)' limit 3"

@@ -46,6 +46,7 @@ select
     pg_catalog.format_type(a.atttypid, a.atttypmod) as type,
     s.null_frac::float8,
     s.n_distinct::float8,
+    s.correlation::float8,
     coalesce(pg_catalog.cardinality(s.most_common_freqs), 0) as common,
     coalesce((select sum(f) from unnest(s.most_common_freqs) as f), 0)::float8 as common_share
 from pg_catalog.pg_attribute as a
@@ -54,7 +55,8 @@ join pg_catalog.pg_stats as s
 where a.attrelid = %(table_oid)s and a.attname = %(column)s
 """
 
-# As a column of a row a short text has a short header, as on disk; the row itself has 24 bytes of header.
+# As a column of a row a short text has a short header, as on disk; the row itself has 24 bytes of header. In a FROM
+# unnest() would take composite values apart. The likeness is that of the orders of the results and of the values.
 _SAMPLE = """
 select
     it.result::text as value,
@@ -62,21 +64,34 @@ select
     coalesce(sum(it.share), 0)::float8 as share,
     coalesce(sum(it.bounds), 0)::float8 as bounds,
     count(it.bounds) as drawn,
-    bool_or(it.share is not null) as is_common
+    bool_or(it.share is not null) as is_common,
+    max(it.likeness) as likeness
 from (
-    select {expression} as result, of_column.share, of_column.bounds
+    select of_both.*, corr(of_both.place, of_both.rank) filter (where of_both.result is not null) over () as likeness
     from (
-        select v.value as {column}, v.share, null::int8 as bounds
-        from pg_catalog.pg_stats as s
-        cross join lateral unnest(s.most_common_vals::text::{type}[], s.most_common_freqs) as v (value, share)
-        where s.schemaname = {schema} and s.tablename = {table} and s.attname = {name} and not s.inherited
-        union all
-        select v.value, null, count(*)
-        from pg_catalog.pg_stats as s
-        cross join lateral unnest(s.histogram_bounds::text::{type}[]) as v (value)
-        where s.schemaname = {schema} and s.tablename = {table} and s.attname = {name} and not s.inherited
-        group by v.value
-    ) as of_column
+        select of_result.*, rank() over (order by of_result.result) as rank
+        from (
+            select
+                {expression} as result,
+                of_column.share,
+                of_column.bounds,
+                rank() over (order by of_column.{column}) as place
+            from (
+                select v.value as {column}, v.share, null::int8 as bounds
+                from pg_catalog.pg_stats as s
+                cross join lateral (
+                    select unnest(s.most_common_vals::text::{type}[]) as value, unnest(s.most_common_freqs) as share
+                ) as v
+                where s.schemaname = {schema} and s.tablename = {table} and s.attname = {name} and not s.inherited
+                union all
+                select v.value, null, count(*)
+                from pg_catalog.pg_stats as s
+                cross join lateral (select unnest(s.histogram_bounds::text::{type}[]) as value) as v
+                where s.schemaname = {schema} and s.tablename = {table} and s.attname = {name} and not s.inherited
+                group by v.value
+            ) as of_column
+        ) as of_result
+    ) as of_both
 ) as it
 group by it.result
 order by it.result
@@ -115,10 +130,17 @@ def give_statistics(owner: psycopg.Connection, planner: psycopg.Connection, inde
         except psycopg.Error:  # it fails for some values, or cannot be sorted
             continue
         if any(row["value"] is not None for row in sample):
-            known = derived(sample, found[0], key)
+            known = {**derived(sample, found[0], key), "correlation": _correlation(sample[0], found[0])}
             name = {"schemaname": key["schema"], "relname": key["index"], "attname": key["attribute"]}
             texts = _rows(planner, _AS_TEXT, known)[0]
             planner_statistics.give({**name, "inherited": False, **known, **texts}, planner)
+
+
+def _correlation(result: Row, column: Row) -> float | None:
+    """Return how much the results are in the order of the rows: as much as both are in that of the column's values."""
+    if result["likeness"] is None or column["correlation"] is None:
+        return None
+    return float(result["likeness"] * column["correlation"])
 
 
 def derived(sample: Sequence[Row], column: Row, key: Row) -> dict[str, Any]:

@@ -149,7 +149,7 @@ select pg_catalog.pg_restore_attribute_stats(
     'inherited', %(inherited)s::boolean,
     'null_frac', %(null_frac)s::real, 'avg_width', %(avg_width)s::int4, 'n_distinct', %(n_distinct)s::real,
     'most_common_vals', %(most_common_vals)s::text, 'most_common_freqs', %(most_common_freqs)s::real[],
-    'histogram_bounds', %(histogram_bounds)s::text
+    'histogram_bounds', %(histogram_bounds)s::text, 'correlation', %(correlation)s::real
 )
 """
 
@@ -257,5 +257,5 @@ def _slots(column: Mapping[str, Any], given: Given) -> Iterator[tuple[int, int, 
             yield kind, operator, collation if kind < 6 else 0, numbers, values, type_
 
 
-def _alone(number: str | None) -> str | None:
+def _alone(number: str | float | None) -> str | None:
     return None if number is None else f"{{{number}}}"
