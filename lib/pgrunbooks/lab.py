@@ -56,6 +56,7 @@ _UNKNOWN_WIDTH = 32  # bytes that the planner takes where nobody analyzed
 _AS_DUMPED: Any = {"client_encoding": "utf8"}  # whatever the encoding of the database
 _PARAMETER = re.compile(r"\$\d")
 _EXPLAINS_GENERIC = 16  # the first major version that can, without values
+_PAGE_COST = re.compile(r"(?:seq|random)_page_cost=[0-9.e+-]+")
 _STARTED = "'Subplans Removed'"
 # Nothing that a plan depends on, and some of it would reach out of the lab.
 _DEFAULT = re.compile(r" DEFAULT [^\n]*?((?: NOT NULL)?,?)$", re.MULTILINE)  # pg_dump has a column on each line
@@ -702,19 +703,21 @@ def _missing(plan: Blueprint, failed: Mapping[Entry, str], owner: psycopg.Connec
 
 def _give_costs(plan: Blueprint, owner: psycopg.Connection) -> None:
     """Put relations into tablespaces with the cost settings that those of the source have."""
-    if plan.database["costs"]:
-        owner.execute(f"alter tablespace pg_default set ({', '.join(plan.database['costs'])})".encode())
+    if own := _costs(plan.database):
+        owner.execute(f"alter tablespace pg_default set ({own})".encode())
     there = {row[0] for row in owner.execute(_THERE.encode()).fetchall()}
-    rows = [row for row in (*plan.relations.values(), *plan.indexes.values()) if row["costs"]]
-    costs = {", ".join(row["costs"]) for row in rows}
-    names = dict(zip(sorted(costs), map("costs_{}".format, count(1)), strict=False))
+    rows = [row for row in (*plan.relations.values(), *plan.indexes.values()) if _costs(row)]
+    names = {each: f"costs_{number}" for number, each in enumerate(sorted({_costs(row) for row in rows}))}
     owner.execute("set allow_in_place_tablespaces = on")
     for each, name in names.items():
         owner.execute(f"create tablespace {name} location '' with ({each})".encode())
     for row in rows:
         if row["relation"] in there:
-            name = names[", ".join(row["costs"])]
-            owner.execute(f"alter table {row['relation']} set tablespace {name}".encode())
+            owner.execute(f"alter table {row['relation']} set tablespace {names[_costs(row)]}".encode())
+
+
+def _costs(row: Mapping[str, Any]) -> str:
+    return ", ".join(it for it in row["costs"] or () if _PAGE_COST.fullmatch(it))  # a superuser will read them
 
 
 def _give_sizes(plan: Blueprint, sandbox: Sandbox, owner: psycopg.Connection) -> dict[str, int]:

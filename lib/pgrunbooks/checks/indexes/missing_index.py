@@ -115,7 +115,7 @@ def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding]:
                 for row in paying
                 for each in row["helped"]
             ],
-            remedies=[_create(rows) for rows in _steps(paying, limits["gain"])],
+            remedies=[_create(row, step) for step in _steps(paying, limits["gain"]) for row in step],
         )
 
 
@@ -124,7 +124,7 @@ def _another_planner(planner: int, major: int) -> str:
 
 
 def _steps(paying: Sequence[Row], gain: float) -> Iterator[Sequence[Row]]:
-    """Yield what has to be created at once to save ``gain``: an OR over two columns saves nothing with an index on one.
+    """Yield what has to be created together to save ``gain``: an OR over two columns gains nothing from one index.
 
     What each saves is taken off what those before it leave, so that the shares add up; ``gain`` of a row is what would
     be lost without that index alone, which both sides of an OR lose.
@@ -139,17 +139,17 @@ def _steps(paying: Sequence[Row], gain: float) -> Iterator[Sequence[Row]]:
         yield together
 
 
-def _create(rows: Sequence[Row]) -> Remedy:
-    size_bytes = sum(row["size_bytes"] for row in rows)
-    size = f"{size_bytes / 2**20:.0f} MB" if size_bytes >= 2**20 else f"{size_bytes // 1024} kB"
-    what = "it" if len(rows) == 1 else "all of them, since one alone saves little,"
-    write_cost = sum(row["write_cost"] for row in rows)
+def _create(row: Row, step: Sequence[Row]) -> Remedy:
+    size = f"{row['size_bytes'] / 2**20:.0f} MB" if row["size_bytes"] >= 2**20 else f"{row['size_bytes'] // 1024} kB"
+    others = [it["index"] for it in step if it is not row]
+    together = f", and {' and '.join(others)} too, since one alone saves little" if others else ""
     return Remedy(
-        f"Create {what} without blocking writers; about {size}, writes get {write_cost:.1%} of the workload dearer",
-        sql="\n".join(row["statement"] for row in rows),
-        undo="\n".join(row["undo"] for row in rows),
-        locks=f"SHARE UPDATE EXCLUSIVE on {rows[0]['table']}; it waits for transactions that are open"
-        if rows[0]["partitions"] is None
+        f"Create it without blocking writers{together}; about {size}, writes get {row['write_cost']:.1%} of the"
+        " workload dearer",
+        sql=row["statement"],
+        undo=row["undo"],
+        locks=f"SHARE UPDATE EXCLUSIVE on {row['table']}; it waits for transactions that are open"
+        if row["partitions"] is None
         else "SHARE UPDATE EXCLUSIVE on one partition after the other; the last statement, which adopts them, SHARE on"
         " all of them for a moment",
     )
