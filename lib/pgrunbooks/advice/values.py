@@ -24,6 +24,7 @@ OFFSET = 20
 _HINT_SHARE = 0.5
 _DOMINATES = 0.3
 _LEAST_SHARE = 0.1
+_MOST_LIMITED_SHARE = 0.5  # a LIMIT hides how many rows would have come: a queue asks for the few that are not done
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def variants(parsed: Parsed, catalog: Catalog, rows_per_call: float = 0.0) -> li
         hint = _hint(table, predicate)
         if hint and predicate.params and predicate.kind == "equal":
             hinted[predicate.params[0]] = hint
-    share = max(_LEAST_SHARE, max(shares, default=0.0))
+    most = _MOST_LIMITED_SHARE if parsed.limits else 1.0
+    share = min(max(_LEAST_SHARE, max(shares, default=0.0)), most)
     weighted = [(common, share), (typical, 1 - share)]
     if hinted != fixed:
         weighted = [(values, it * (1 - _HINT_SHARE)) for values, it in weighted]
