@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -77,6 +78,47 @@ def test_a_bare_name_of_tables_in_several_schemas_is_not_guessed_and_said_with_w
                 assert statements(advise(session)) == ["a.visits (guest);"]
         finally:
             owner.execute("alter role postgres reset search_path; drop schema a, b cascade")
+
+
+@pytest.mark.parametrize(
+    ("query", "wanted"),
+    [
+        (
+            "state = 'ready' order by run_at limit 5 for update skip locked",
+            "jobs (state, run_at);",
+        ),  # not all of run_at
+        ("tags @> array[{}]", "jobs using gin (tags);"),
+        ("id in (values ({}), (7))", "jobs (id);"),
+    ],
+)
+def test_a_queue_and_lists_of_constants_get_the_index_that_serves_them(query, wanted, shop):
+    with shop.connect() as owner:
+        owner.execute(
+            "create table jobs as select i::bigint as id, case when i > 49500 then 'ready' else 'done' end as state,"
+            " now() + i * interval '1 s' as run_at, array[i % 5000] as tags, repeat('x', 100) as pad"
+            " from generate_series(1, 50000) i; analyze jobs; select pg_stat_statements_reset()"
+        )
+        try:
+            for number in range(20):
+                owner.execute(f"select * from jobs where {query.format(number)}")
+            with open_session(Target.model_validate({"name": "tested", "dsn": shop.url()})) as session:
+                assert statements(advise(session)) == [f"public.{wanted}"]
+        finally:
+            owner.execute("drop table jobs")
+
+
+def test_a_heavy_statement_without_a_plan_is_named(shop, session):
+    with shop.connect() as owner:
+        owner.execute("create function f(int) returns int immutable language sql as 'select 1'")
+        owner.execute("create function f(date) returns int immutable language sql as 'select 1'")
+        owner.execute("select pg_stat_statements_reset()")
+        try:
+            for number in range(20):
+                owner.execute(f"select count(*) from shop.orders where customer_id % 7 = f({number})")
+            (reason,) = advise(session).unexplained
+        finally:
+            owner.execute("drop function f(int), f(date)")
+    assert re.fullmatch(r"query -?\d+, \d+% of the workload's time, cannot be explained: function f.*", reason)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import pytest
 
 from pgrunbooks.advice.accesses import NotUnderstood
-from pgrunbooks.advice.expressions import identifiers, quoted, repaired
+from pgrunbooks.advice.expressions import identifiers, quoted, repaired, retyped
 from pgrunbooks.advice.scopes import parse
 
 
@@ -95,6 +95,14 @@ def test_what_is_prepared_is_the_statement(head):
 
 def test_what_is_no_sql_is_left_as_it_is():
     assert repaired("select from where $1 + $2") == "select from where $1 + $2"
+
+
+def test_parameters_that_are_mistaken_get_one_type_after_the_other():
+    assert next(retyped("select from t where a @> array[$1, b]")) == "select from t where a @> array[$1::int4, b]"
+    text = "select from t join (values ($1), ($2)) v (c) on a = c and b = $3"
+    assert next(retyped(text)) == text.replace("$1", "$1::int4").replace("$2", "$2::int4")
+    assert next(retyped("select from t where a > current_date - $1")).endswith("current_date - $1::int4")
+    assert list(retyped("select from t where a = $1")) == []
 
 
 def test_identifiers_are_found_in_any_quotes():

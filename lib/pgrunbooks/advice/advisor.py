@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from pgrunbooks.advice.candidates import candidates
 from pgrunbooks.advice.catalog import Catalog, Existing, read_catalog
 from pgrunbooks.advice.costs import Costs, Question, in_order
 from pgrunbooks.advice.drops import Drop
-from pgrunbooks.advice.expressions import identifiers, quoted, repaired, split
+from pgrunbooks.advice.expressions import identifiers, quoted, repaired, retyped, split
 from pgrunbooks.advice.search import Found, Search
 from pgrunbooks.advice.statement import names_for
 from pgrunbooks.advice.writes import Writes, writes_of
@@ -93,8 +94,9 @@ class Advice:
 
     ``unseen`` are the tables among ``left_out``. ``refused`` are candidates that PostgreSQL does not build; ``lost``
     names, by statement that weighs as much as ``gain`` and reads a whole table, the expressions whose constants
-    normalisation took away: an index on them can be proposed only where pg_qualstats keeps real calls. ``planner`` is
-    the major version of the lab's planner, None where none was asked.
+    normalisation took away: an index on them can be proposed only where pg_qualstats keeps real calls. ``unexplained``
+    says of statements that weigh as much why the lab has no plan for them. ``planner`` is the major version of the
+    lab's planner, None where none was asked.
     """
 
     proposals: tuple[Proposal, ...]
@@ -107,6 +109,7 @@ class Advice:
     unseen: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[Index, str] = field(default_factory=dict)
     lost: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unexplained: tuple[str, ...] = ()
     planner: int | None = None
 
     @property
@@ -126,6 +129,17 @@ class Study:
     writes: Writes
     left_out: Mapping[str, str]
     unseen: Mapping[str, str]
+
+    def unexplained(self, gain: float, min_calls: int) -> tuple[str, ...]:
+        """Return what the lab said of the statements that it has no plan for, of those that weigh ``gain``."""
+        total = sum(it.total_ms for it in self.workload.statements) or 1.0
+        heavy = (it for it in self.workload.statements if it.total_ms >= gain * total and it.calls >= min_calls)
+        reasons = ((it, self.left_out.get(it.text, "")) for it in heavy)
+        return tuple(
+            f"query {it.queryid}, {it.total_ms / total:.0%} of the workload's time, {reason}"
+            for it, reason in reasons
+            if reason.startswith("cannot be explained")
+        )
 
     def write_share(self, index: Index) -> float:
         """Return what keeping an index costs, as a share of the workload's time."""
@@ -194,8 +208,11 @@ def advise(
             return it
         often = [question for question in it.questions if question.statement.calls >= min_calls] if it else []
         if not it or not often:
-            seconds, unseen = time.monotonic() - start, it.unseen if it else {}
-            return Advice((), (), 0, it.workload if it else Workload(()), {}, seconds, True, unseen)
+            seconds = time.monotonic() - start
+            if not it:
+                return Advice((), (), 0, Workload(()), {}, seconds, True)
+            unexplained = it.unexplained(gain, min_calls)
+            return Advice((), (), 0, it.workload, it.left_out, seconds, True, it.unseen, unexplained=unexplained)
         whole = sum(question.weight for question in often)
         questions = [replace(question, weight=question.weight / whole) for question in often]
 
@@ -230,6 +247,7 @@ def advise(
                 for question in questions
                 if question.weight >= gain and _reads_all_for_want_of_a_constant(question, found.indexes, it.costs)
             },
+            unexplained=it.unexplained(gain, min_calls),
             planner=it.costs.lab.major,
         )
 
@@ -333,21 +351,27 @@ def _explained(
     A real call stands for half of the calls: others may have other constants, which a partial index must not forget.
     Where there was only one call, it is known.
     """
-    rows = statement.mean_rows
-    guessed: Sequence[values.Variant] = values.variants(it, catalog, rows)
-    try:
-        guessed = values.weighed(guessed, [costs.plan(variant, ()).rows for variant in guessed], rows)
-    except LabError:
-        guessed = (values.Variant(it.text, 1.0, True),)
-        costs.plan(guessed[0], ())
+    guessed = _guessed(it, catalog, costs, statement.mean_rows)
     if not example:
-        return tuple(guessed)
+        return guessed
     real = values.Variant(example.text, max(_REAL_SHARE, 1 / max(statement.calls, 1)), generic=False)
     with contextlib.suppress(LabError):
         costs.plan(real, ())
         others = (replace(variant, share=variant.share * (1 - real.share)) for variant in guessed)
         guessed = (*(variant for variant in others if variant.share), real)
     return tuple(guessed)
+
+
+def _guessed(it: Parsed, catalog: Catalog, costs: Costs, rows_per_call: float) -> tuple[values.Variant, ...]:
+    refused: LabError | None = None
+    for text in itertools.chain((it.text,), retyped(it.text)):
+        generic = values.Variant(text, 1.0, True)
+        for guessed in (values.variants(replace(it, text=text), catalog, rows_per_call), (generic,)):
+            try:
+                return values.weighed(guessed, [costs.plan(variant, ()).rows for variant in guessed], rows_per_call)
+            except LabError as error:
+                refused = refused or error
+    raise refused or LabError("cannot be explained")
 
 
 def _writes(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pglast import ast, parse_sql
@@ -26,6 +26,7 @@ _PREPARED = re.compile(
 )
 _EXTRACTED = re.compile(r"\bextract\s*\(\s*(\$\d+)\s+from\s+", re.IGNORECASE)
 _ARITHMETIC = frozenset("+-*/%")
+_TRIED_TYPES = ("int4", "int8", "varchar", "uuid", "date", "timestamptz")
 
 
 def quoted(name: str) -> str:
@@ -59,10 +60,35 @@ def repaired(text: str) -> str:
         tree = parse_sql(text)
     except ParseError:
         return text  # whoever reads it next says why it cannot be read
-    places = {it.location for node in nodes(tuple(it.stmt for it in tree)) for it in _untyped(node)}
-    for place in sorted(places, reverse=True):
-        text = text[:place] + re.sub(r"^\$\d+", r"\g<0>::int4", text[place:])
+    return _cast(text, (it for node in nodes(tuple(it.stmt for it in tree)) for it in _untyped(node)), "int4")
+
+
+def retyped(text: str) -> Iterator[str]:
+    """Yield a statement that cannot be explained with the parameters that PostgreSQL mistakes as one type each.
+
+    It takes ``array[$1]`` and ``values ($1)`` for texts, which no other column can be compared with, and the days of
+    ``current_date - $1`` for a date.
+    """
+    mistaken = [it for node in nodes(tuple(it.stmt for it in parse_sql(text))) for it in _mistaken(node)]
+    for name in _TRIED_TYPES if mistaken else ():
+        yield _cast(text, mistaken, name)
+
+
+def _cast(text: str, parameters: Iterable[ast.ParamRef], name: str) -> str:
+    for place in sorted({it.location for it in parameters}, reverse=True):
+        text = text[:place] + re.sub(r"^\$\d+", rf"\g<0>::{name}", text[place:])
     return text
+
+
+def _mistaken(node: Any) -> Iterator[ast.ParamRef]:
+    found: Iterable[Any] = ()
+    if isinstance(node, ast.A_ArrayExpr):
+        found = node.elements or ()
+    elif isinstance(node, ast.SelectStmt):
+        found = (it for row in node.valuesLists or () for it in row)
+    elif isinstance(node, ast.A_Expr) and node.name[-1].sval in _ARITHMETIC:
+        found = (node.lexpr, node.rexpr)
+    return (it for it in found if isinstance(it, ast.ParamRef))
 
 
 def _untyped(node: Any) -> Iterator[ast.ParamRef]:

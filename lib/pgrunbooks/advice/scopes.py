@@ -391,8 +391,12 @@ class _Reader:
             self.columns(node.testexpr, scope)
             operator = node.operName[-1].sval if node.operName else "="
             tests = node.testexpr.args if isinstance(node.testexpr, ast.RowExpr) else (node.testexpr,)
-            for test, refs in zip(tests, outputs.values(), strict=False):
-                self.compare(self.keys(test, scope), operator, refs, sink)
+            # VALUES, a function or an expression has no columns of a table, and can drive a join all the same
+            for test, refs in zip(tests, [*outputs.values(), *[()] * len(tests)], strict=False):
+                keys = self.keys(test, scope)
+                self.compare(keys, operator, refs, sink)
+                if not refs and _KINDS.get(operator) == "equal":
+                    sink.extend((ref.relation, Predicate("equal", ref.key, operator, joins=True)) for ref in keys)
 
     def comparison(self, node: Any, scope: _Scope, sink: _Sink) -> None:
         self.columns((node.lexpr, node.rexpr), scope)
