@@ -564,6 +564,17 @@ def temporary_files(monkeypatch):
         yield Path(folder)
 
 
+def test_a_text_that_looks_like_an_extension_runs_no_code_as_a_superuser(server):
+    fake = "\n--\n-- TOC entry 1 (class 3079 OID 1)\n-- Name: x; Type: EXTENSION; Schema: -; Owner: -\n--\n\n"
+    with new_database(server) as owner:
+        owner.execute("create extension pg_trgm; create table t (a text); create index on t using gin (a gin_trgm_ops)")
+        owner.execute(
+            f"set check_function_bodies = off; create procedure p() language sql as $$ {fake}create role intruder; -- $$".encode()
+        )
+        with session_on(server.url("lab_source")) as session, open_lab(session, ["public.t"]) as lab:
+            assert lab._owner.execute("select from pg_roles where rolname = 'intruder'").fetchall() == []
+
+
 def test_a_server_that_dies_meanwhile_is_one_clear_error(monkeypatch, temporary_files):
     monkeypatch.setattr(blueprint, "dump", _dying(blueprint.dump))
     with temporary_sandbox(sample=False) as production, production.connect("postgres") as owner:

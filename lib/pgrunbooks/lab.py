@@ -56,11 +56,12 @@ _UNKNOWN_WIDTH = 32  # bytes that the planner takes where nobody analyzed
 _AS_DUMPED: Any = {"client_encoding": "utf8"}  # whatever the encoding of the database
 _PARAMETER = re.compile(r"\$\d")
 _EXPLAINS_GENERIC = 16  # the first major version that can, without values
-_PAGE_COST = re.compile(r"(?:seq|random)_page_cost=[0-9.e+-]+")
 _STARTED = "'Subplans Removed'"
 # Nothing that a plan depends on, and some of it would reach out of the lab.
 _DEFAULT = re.compile(r" DEFAULT [^\n]*?((?: NOT NULL)?,?)$", re.MULTILINE)  # pg_dump has a column on each line
 _COLLATED = re.compile(r"\bCOLLATE pg_catalog\.(\"(?:[^\"]|\"\")+\"|\w+)")
+_NAME = r'(?:"(?:[^"]|"")+"|\w+)'
+_EXTENSION = re.compile(rf"CREATE EXTENSION IF NOT EXISTS {_NAME} WITH SCHEMA {_NAME};")
 _OF_A_PROVIDER = re.compile(r"\(provider = .*?\)(?=;)", re.DOTALL)
 _PLAIN = "(provider = libc, locale = 'C.UTF-8')"
 _NOT_RESTORED = frozenset(
@@ -638,8 +639,10 @@ def _made(structure: Sequence[Entry], owner: psycopg.Connection, planner: psycop
         failed = {}
         for entry in structure:
             try:
-                # an extension may need a superuser; everything else is made without, since it may run code
-                (owner if entry.kind == "EXTENSION" else planner).execute(_unchecked(entry).encode())
+                # an extension may need a superuser; everything else is made without, since it may run code, as may what
+                # stands in the text of an object and looks as if it were the next one
+                is_extension = entry.kind == "EXTENSION" and _EXTENSION.fullmatch(entry.sql)
+                (owner if is_extension else planner).execute(_unchecked(entry).encode())
             except psycopg.Error as error:
                 failed[entry] = _primary(error)
         if len(failed) == len(structure):
@@ -703,21 +706,24 @@ def _missing(plan: Blueprint, failed: Mapping[Entry, str], owner: psycopg.Connec
 
 def _give_costs(plan: Blueprint, owner: psycopg.Connection) -> None:
     """Put relations into tablespaces with the cost settings that those of the source have."""
-    if own := _costs(plan.database):
-        owner.execute(f"alter tablespace pg_default set ({own})".encode())
+    if plan.database["costs"]:
+        owner.execute(sql.SQL("alter tablespace pg_default set ({})").format(_options(plan.database["costs"])))
     there = {row[0] for row in owner.execute(_THERE.encode()).fetchall()}
-    rows = [row for row in (*plan.relations.values(), *plan.indexes.values()) if _costs(row)]
-    names = {each: f"costs_{number}" for number, each in enumerate(sorted({_costs(row) for row in rows}))}
+    rows = [row for row in (*plan.relations.values(), *plan.indexes.values()) if row["costs"]]
+    different = sorted({tuple(row["costs"]) for row in rows})
+    names = {costs: f"costs_{number}" for number, costs in enumerate(different)}
     owner.execute("set allow_in_place_tablespaces = on")
-    for each, name in names.items():
-        owner.execute(f"create tablespace {name} location '' with ({each})".encode())
+    for costs, name in names.items():
+        create = sql.SQL("create tablespace {} location '' with ({})")
+        owner.execute(create.format(sql.Identifier(name), _options(costs)))
     for row in rows:
         if row["relation"] in there:
-            owner.execute(f"alter table {row['relation']} set tablespace {names[_costs(row)]}".encode())
+            owner.execute(f"alter table {row['relation']} set tablespace {names[tuple(row['costs'])]}".encode())
 
 
-def _costs(row: Mapping[str, Any]) -> str:
-    return ", ".join(it for it in row["costs"] or () if _PAGE_COST.fullmatch(it))  # a superuser will read them
+def _options(costs: Sequence[str]) -> sql.Composable:
+    pairs = (each.partition("=") for each in costs)
+    return sql.SQL(", ").join(sql.SQL("{} = {}").format(sql.Identifier(name), value) for name, _, value in pairs)
 
 
 def _give_sizes(plan: Blueprint, sandbox: Sandbox, owner: psycopg.Connection) -> dict[str, int]:
