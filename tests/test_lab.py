@@ -367,6 +367,16 @@ class TestAPlanWithoutValues:
             seen.append(lab.explain(statement).indexes)
         assert seen == [frozenset(), {handle}, frozenset()]
 
+    def test_may_have_parameters_that_are_never_null(self, server):
+        with new_database(server) as owner:
+            owner.execute(
+                "create domain whole as int not null; create domain more as whole; create table t (a more, b int);"
+                "insert into t select i, i from generate_series(1, 20000) as i; create index on t (b); analyze t"
+            )
+            with session_on(server.url("lab_source")) as session, open_lab(session, ["public.t"]) as lab:
+                assert lab.explain("update t set a = $1 where b = $2").indexes == {"public.t_b_idx"}
+                assert lab.explain("update t set a = $1 where b = $2", [1, 2]).indexes == {"public.t_b_idx"}
+
 
 def test_odd_names_and_objects_are_restored(server):
     wanted = [ODD_TABLE, '"Odd Schema".parent', '"Odd Schema".seen']

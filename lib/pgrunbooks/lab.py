@@ -244,6 +244,25 @@ limit 1
 """
 
 
+# Of a prepared statement: what each type is made of, since a domain may refuse the null that stands for any value.
+_PARAMETERS = """
+with recursive parameters (place, type, depth) as (
+    select p.place, p.type::oid, 0
+    from pg_catalog.pg_prepared_statements as s
+    cross join lateral unnest(s.parameter_types) with ordinality as p (type, place)
+    where s.name = %s
+    union all
+    select p.place, t.typbasetype, p.depth + 1
+    from parameters as p
+    join pg_catalog.pg_type as t on t.oid = p.type and t.typtype = 'd'
+)
+select pg_catalog.format_type(p.type, null), p.depth > 0
+from parameters as p
+join pg_catalog.pg_type as t on t.oid = p.type and t.typtype <> 'd'
+order by p.place
+"""
+
+
 class Lab:
     """A private server with production's planner, schema and statistics; use it as a context manager, or close it.
 
@@ -421,11 +440,12 @@ class Lab:
         if statement not in self._prepared:
             name = f"pgrunbooks_{next(self._numbers)}"
             self._execute(f"prepare {name} as {statement.strip().rstrip(';')}")
-            rows = self._planner.execute(
-                "select pg_catalog.cardinality(parameter_types) from pg_catalog.pg_prepared_statements where name = %s",
-                [name],
-            ).fetchone()
-            self._prepared[statement] = (name, rows[0] if rows else 0)
+            rows = self._planner.execute(_PARAMETERS.encode(), [name]).fetchall()
+            if any(is_domain for _, is_domain in rows):
+                self._execute(f"deallocate {name}")
+                types = ", ".join(type_ for type_, _ in rows)
+                self._execute(f"prepare {name} ({types}) as {statement.strip().rstrip(';')}")
+            self._prepared[statement] = (name, len(rows))
         return self._prepared[statement]
 
     def _indexes_of(self, node: Mapping[str, Any], schema: str) -> Iterable[str]:
