@@ -15,6 +15,8 @@ from pgrunbooks.check import Check, Context, Finding, Limits, Rows, Skip
 from pgrunbooks.checks._indexes import SQL, Row, drop, duplicates, evidence, is_bound, is_own, prefixes, whole
 from pgrunbooks.display import duration, size
 
+_A_DAY_S = 86400.0
+
 
 def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding | Skip]:
     """Report indexes of ``min_bytes`` without a scan for ``min_age``; skip where a standby cannot be believed."""
@@ -54,7 +56,8 @@ def _old_enough(age_s: float | None, limits: Limits) -> bool:
 
 
 def _is_idle(row: Row, limits: Limits) -> bool:
-    return row["scans"] == 0 or _old_enough(row["last_scan_s"], limits)
+    """Tell whether nobody uses an index; a scan of the last day is use, however short ``min_age`` is."""
+    return row["scans"] == 0 or (row["last_scan_s"] or 0) >= max(limits["min_age"], _A_DAY_S)
 
 
 def _could_go(row: Row) -> bool:
