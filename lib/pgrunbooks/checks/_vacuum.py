@@ -139,10 +139,10 @@ def measured(relation: str, reads: str, sql: str, context: Context) -> Remedy:
     installed = "pgstattuple" in context.server.extensions
     return Remedy(
         f"Measure it: reads {reads}" + ("" if installed else ", and installs an extension"),
-        sql=("" if installed else "create extension pgstattuple;\n") + sql,
+        sql=("" if installed else "create extension if not exists pgstattuple;\n") + sql,
         risk="low",
         locks=f"ACCESS SHARE on {relation}",
-        undo=None if installed else "drop extension pgstattuple;",
+        undo=None if installed else "drop extension if exists pgstattuple;",
     )
 
 

@@ -117,14 +117,14 @@ def _finding(row: Row, waste: float, context: Context) -> Finding:
 
 def _remedies(row: Row, context: Context) -> Iterable[Remedy]:
     index = row["index"]
-    query = f"select leaf_pages, deleted_pages, avg_leaf_density from pgstatindex({literal(index)});"
-    yield measured(index, "the whole index", query, context)
     yield Remedy(
         f"Build it again beside itself; takes up to {size(row['bytes'])} more on disk meanwhile",
         sql=f"reindex index concurrently {index};",
         risk="low",
         locks="SHARE UPDATE EXCLUSIVE on the table: reads and writes go on; it waits for transactions to end",
     )
+    query = f"select leaf_pages, deleted_pages, avg_leaf_density from pgstatindex({literal(index)});"
+    yield measured(index, "the whole index", query, context)
 
 
 def causes(finding: Finding, others: Sequence[Finding]) -> Iterable[Finding]:
