@@ -94,9 +94,8 @@ class Advice:
 
     ``unseen`` are the tables among ``left_out``. ``refused`` are candidates that PostgreSQL does not build; ``lost``
     names, by statement that weighs as much as ``gain`` and reads a whole table, the expressions whose constants
-    normalisation took away: an index on them can be proposed only where pg_qualstats keeps real calls. ``unexplained``
-    says of statements that weigh as much why the lab has no plan for them. ``planner`` is the major version of the
-    lab's planner, None where none was asked.
+    normalisation took away: an index on them can be proposed only where pg_qualstats keeps real calls. ``planner`` is
+    the major version of the lab's planner, None where none was asked.
     """
 
     proposals: tuple[Proposal, ...]
@@ -109,7 +108,6 @@ class Advice:
     unseen: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[Index, str] = field(default_factory=dict)
     lost: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    unexplained: tuple[str, ...] = ()
     planner: int | None = None
 
     @property
@@ -129,17 +127,6 @@ class Study:
     writes: Writes
     left_out: Mapping[str, str]
     unseen: Mapping[str, str]
-
-    def unexplained(self, gain: float, min_calls: int) -> tuple[str, ...]:
-        """Return what the lab said of the statements that it has no plan for, of those that weigh ``gain``."""
-        total = sum(it.total_ms for it in self.workload.statements) or 1.0
-        heavy = (it for it in self.workload.statements if it.total_ms >= gain * total and it.calls >= min_calls)
-        reasons = ((it, self.left_out.get(it.text, "")) for it in heavy)
-        return tuple(
-            f"query {it.queryid}, {it.total_ms / total:.0%} of the workload's time, {reason}"
-            for it, reason in reasons
-            if reason.startswith("cannot be explained")
-        )
 
     def write_share(self, index: Index) -> float:
         """Return what keeping an index costs, as a share of the workload's time."""
@@ -211,8 +198,7 @@ def advise(
             seconds = time.monotonic() - start
             if not it:
                 return Advice((), (), 0, Workload(()), {}, seconds, True)
-            unexplained = it.unexplained(gain, min_calls)
-            return Advice((), (), 0, it.workload, it.left_out, seconds, True, it.unseen, unexplained=unexplained)
+            return Advice((), (), 0, it.workload, it.left_out, seconds, True, it.unseen)
         whole = sum(question.weight for question in often)
         questions = [replace(question, weight=question.weight / whole) for question in often]
 
@@ -247,7 +233,6 @@ def advise(
                 for question in questions
                 if question.weight >= gain and _reads_all_for_want_of_a_constant(question, found.indexes, it.costs)
             },
-            unexplained=it.unexplained(gain, min_calls),
             planner=it.costs.lab.major,
         )
 

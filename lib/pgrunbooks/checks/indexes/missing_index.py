@@ -33,8 +33,7 @@ _EVIDENCE = ("queryid", "calls", "cost_before", "cost_after", "query")
 def deepen(session: Session, rows: Rows, limits: Limits, left_s: float) -> Sequence[Row | Skip] | Skip:
     """Return a row for each index that pays, the one that saves most first; ``rows`` say where the statements are.
 
-    A Skip among them names the tables of the workload that the lab could not have, the statements that it has no plan
-    for, or expressions without constants.
+    A Skip among them names the tables of the workload that the lab could not have, or expressions without constants.
     """
     from pgrunbooks.advice import advise  # a parser and a server, for those who ask
 
@@ -46,7 +45,7 @@ def deepen(session: Session, rows: Rows, limits: Limits, left_s: float) -> Seque
         return _unseen([str(error)])
     if isinstance(advice, Skip):
         return advice
-    reasons = [*advice.unexplained, *(advice.unseen[table] for table in sorted(advice.unseen))]
+    reasons = [advice.unseen[table] for table in sorted(advice.unseen)]
     if lost := sorted({expression for some in advice.lost.values() for expression in some}):
         reasons = [f"pg_stat_statements keeps no constants, so no index was tried on {', '.join(lost)}", *reasons]
     return [*_rows(advice), *([_unseen(reasons)] if reasons else [])]
