@@ -17,13 +17,13 @@ from pgrunbooks.errors import LabError
 from pgrunbooks.relay import DumpError, dump
 from pgrunbooks.session import Session, open_session
 
+STATISTICS = "STATISTICS DATA"  # the kind of those entries
 _ATTEMPTS = 3  # of a dump that a lock came in the way of
 _QUIET = (
     *("--no-owner", "--no-privileges", "--no-comments", "--no-security-labels", "--no-tablespaces"),
     *("--no-table-access-method", "--no-policies", "--no-publications", "--no-subscriptions"),
     *("--no-large-objects", "--no-data", "--no-toast-compression", "--verbose"),
 )
-_STATISTICS = "STATISTICS DATA"
 _KINDS = {"r": "table", "p": "table", "m": "materialized view", "v": "view", "S": "sequence", "f": "foreign table"}
 
 # What they need comes along: parents and children, what a view reads, sequences of defaults.
@@ -208,7 +208,7 @@ def read_blueprint(session: Session, tables: Collection[str], pg_dump: Path) -> 
         relations={oid: {**relations[oid], "pages": pages[oid]} for oid in sorted(kept)},
         indexes={oid: {**row, "pages": pages[oid]} for oid, row in indexes.items()},
         # what is given first stays
-        entries=(*(Entry(0, 0, name, _STATISTICS, sql) for name, sql in ranges), *_entries(text)),
+        entries=(*(Entry(0, 0, name, STATISTICS, sql) for name, sql in ranges), *_entries(text)),
         extended=tuple(extended),
         settings={row["name"]: row["setting"] for row in session.rows(_SETTINGS)},
         database=session.rows(_DATABASE)[0],

@@ -112,7 +112,7 @@ def restore(plan: Blueprint, owner: psycopg.Connection, planner: psycopg.Connect
         "set statement_timeout = '15s'"
     )
     wanted = [entry for entry in plan.entries if entry.kind not in _NOT_RESTORED]
-    failed = _made([entry for entry in wanted if entry.kind != "STATISTICS DATA"], owner, planner)
+    failed = _made([entry for entry in wanted if entry.kind != blueprint.STATISTICS], owner, planner)
     if failed:
         _stand_in(failed, owner)
         failed = _made([_easier(entry) for entry in failed], owner, planner)
@@ -120,10 +120,11 @@ def restore(plan: Blueprint, owner: psycopg.Connection, planner: psycopg.Connect
     for relation in reasons:
         with contextlib.suppress(psycopg.Error):
             planner.execute(f"drop table if exists {relation} cascade".encode())
-    reasons = {**_missing(plan, {}, owner), **reasons}  # the views of a table went with it
+    if reasons:
+        reasons = {**_missing(plan, {}, owner), **reasons}  # the views of a table went with it
     # After the indexes, since a new index sets the counts of its table.
     for entry in wanted:
-        if entry.kind == "STATISTICS DATA":
+        if entry.kind == blueprint.STATISTICS:
             with contextlib.suppress(psycopg.Error):  # of a table that is left out
                 planner_statistics.restore(entry.sql, owner, planner)
     return reasons
@@ -205,8 +206,10 @@ def give_costs(plan: Blueprint, owner: psycopg.Connection) -> None:
     """Put relations into tablespaces with the cost settings that those of the source have."""
     if plan.database["costs"]:
         owner.execute(sql.SQL("alter tablespace pg_default set ({})").format(_options(plan.database["costs"])))
-    there = {row[0] for row in owner.execute(_THERE.encode()).fetchall()}
     rows = [row for row in (*plan.relations.values(), *plan.indexes.values()) if row["costs"]]
+    if not rows:
+        return
+    there = {row[0] for row in owner.execute(_THERE.encode()).fetchall()}
     different = sorted({tuple(row["costs"]) for row in rows})
     names = {costs: f"costs_{number}" for number, costs in enumerate(different)}
     owner.execute("set allow_in_place_tablespaces = on")

@@ -140,7 +140,9 @@ def study(session: Session, workload: Workload) -> Iterator[Study | None]:
     Raises LabError where there can be no lab, and psycopg's error where the server refuses to be read.
     """
     catalog = read_catalog(session)
-    parsed, left_out, ambiguous = _parsed(workload.statements[:MOST_STATEMENTS], catalog)
+    parsed, errors = _parsed(workload.statements[:MOST_STATEMENTS], catalog)
+    left_out = {text: str(error) for text, error in errors.items()}
+    ambiguous = [error for error in errors.values() if isinstance(error, AmbiguousName)]
     unseen = {it.name: _ambiguous(it, session.server.quoted_role) for it in ambiguous}
     tables = sorted({table for _, it in parsed for table in it.tables})
     if not tables and unseen:
@@ -274,21 +276,19 @@ def _ambiguous(error: AmbiguousName, role: str) -> str:
 
 def _parsed(
     statements: Iterable[Statement], catalog: Catalog
-) -> tuple[list[tuple[Statement, Parsed]], dict[str, str], list[AmbiguousName]]:
-    """Return what could be read; text -> why of the others; and which of these name several tables at once."""
-    found, left_out, ambiguous = [], {}, []
+) -> tuple[list[tuple[Statement, Parsed]], dict[str, NotUnderstood]]:
+    """Return what could be read, and text -> why of the others."""
+    found, errors = [], {}
     for statement in statements:
         try:
             text = values.restored(repaired(statement.text), catalog)
             parsed = scopes.parse(text, catalog.find)
         except NotUnderstood as error:
-            left_out[statement.text] = str(error)
-            if isinstance(error, AmbiguousName):
-                ambiguous.append(error)
+            errors[statement.text] = error
         else:
             if parsed.tables:
                 found.append((statement, parsed))
-    return found, left_out, ambiguous
+    return found, errors
 
 
 def _examples(session: Session, catalog: Catalog) -> dict[int, Parsed]:
@@ -348,15 +348,15 @@ def _explained(
 
 
 def _guessed(it: Parsed, catalog: Catalog, costs: Costs, rows_per_call: float) -> tuple[values.Variant, ...]:
-    refused: LabError | None = None
+    refused: list[LabError] = []
     for text in itertools.chain((it.text,), retyped(it.text)):
         generic = values.Variant(text, 1.0, True)
         for guessed in (values.variants(replace(it, text=text), catalog, rows_per_call), (generic,)):
             try:
                 return values.weighed(guessed, [costs.plan(variant, ()).rows for variant in guessed], rows_per_call)
             except LabError as error:
-                refused = refused or error
-    raise refused or LabError("cannot be explained")
+                refused.append(error)
+    raise refused[0]
 
 
 def _writes(

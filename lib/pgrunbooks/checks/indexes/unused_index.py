@@ -24,9 +24,12 @@ def judge(rows: Rows, limits: Limits, context: Context) -> Iterable[Finding | Sk
         return
     indexes = whole(rows)
     idle = [row for row in indexes if _is_idle(row, limits) and row["size_bytes"] >= limits["min_bytes"]]
+    removable = [row for row in idle if _could_go(row)]
+    if not removable:
+        return
     overlaps = [*duplicates(rows), *prefixes(rows)]
     going = {overlap.drop["index_oid"] for overlap in overlaps}
-    candidates = _spared_by_foreign_keys([row for row in idle if _could_go(row)], indexes, going)
+    candidates = _spared_by_foreign_keys(removable, indexes, going)
     for server, answer in sorted(context.standbys.items()) if candidates else ():
         if answer is None:
             yield Skip(f"{len(candidates)} not scanned here, but the standby {server} could not be asked for its scans")
