@@ -185,22 +185,6 @@ def test_a_server_that_stops_half_way_leaves_a_whole_record(tmp_path, monkeypatc
     assert assert_whole(record, "unknown")["reason"]
 
 
-def test_an_interrupt_leaves_nothing_half_written(workspace, tmp_path):
-    with subprocess.Popen(
-        [sys.executable, "-m", "pgrunbooks", "run", "troubleshooting", "--target", "prod"],
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        deadline = time.monotonic() + 30
-        while not list(tmp_path.glob("records/prod/.*.partial/*")):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        error = process.communicate(timeout=30)[1]
-    assert (process.returncode, error.strip()) == (130, "pgrunbooks: interrupted")
-    assert list((tmp_path / "records" / "prod").iterdir()) == []
-
-
 def test_runs_at_the_same_moment_in_a_folder_that_takes_no_file_do_not_meet(workspace, tmp_path):
     command = [sys.executable, "-m", "pgrunbooks", "--targets", str(tmp_path / "targets.yml"), "run", "troubleshooting"]
     command += ["--target", "prod", "--out", str(tmp_path / "records"), "--no-html"]

@@ -17,6 +17,19 @@ from pgrunbooks.sandbox import default_sandbox, wait_until
 FAR = ["--target", "far"]
 NEAR = ["--target", "sandbox"]
 BOUND_S = 40
+PROGRAM = ["-m", "pgrunbooks"]
+STOPS_HALF_WAY = """
+import time
+from pgrunbooks import record
+from pgrunbooks.__main__ import run
+
+def half_way(*arguments, **options):
+    print("half written", flush=True)
+    time.sleep(60)
+
+record.render_report = half_way  # a record's report is what it writes last
+run()
+"""
 
 
 @pytest.fixture
@@ -53,7 +66,9 @@ def connects(process, mark, folder):
 
 
 def writes_a_record(process, mark, folder):
-    until(lambda: list(folder.glob("records/sandbox/.*.partial/*")))
+    assert process.stdout.readline() == "half written\n"
+    (aside,) = folder.glob("records/sandbox/.*.partial")
+    assert {path.name for path in aside.iterdir()} == {"notebook.ipynb", "findings.json"}
 
 
 def is_in_the_incident(process, mark, folder):
@@ -76,21 +91,21 @@ def sessions():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "is_under_way"),
+    ("program", "arguments", "is_under_way"),
     [
-        (["check", *FAR], connects),
-        (["doctor", *FAR], connects),
-        (["snapshot", *FAR], connects),
-        (["run", "troubleshooting", *NEAR], writes_a_record),
-        (["demo"], is_in_the_incident),
-        (["drill", "start", "ddl-lock-queue"], has_a_process_that_makes_the_fault),
+        (PROGRAM, ["check", *FAR], connects),
+        (PROGRAM, ["doctor", *FAR], connects),
+        (PROGRAM, ["snapshot", *FAR], connects),
+        (["-c", STOPS_HALF_WAY], ["run", "troubleshooting", *NEAR], writes_a_record),
+        (PROGRAM, ["demo"], is_in_the_incident),
+        (PROGRAM, ["drill", "start", "ddl-lock-queue"], has_a_process_that_makes_the_fault),
     ],
-    ids=lambda it: it[0] if isinstance(it, list) else "",
+    ids=["check", "doctor", "snapshot", "run", "demo", "drill"],
 )
-def test_an_interrupt_ends_the_command_and_leaves_nothing(arguments, is_under_way, folder):
+def test_an_interrupt_ends_the_command_and_leaves_nothing(program, arguments, is_under_way, folder):
     before = sessions()
     mark = f"MARK={uuid.uuid4()}"
-    command = [sys.executable, "-m", "pgrunbooks", *arguments]
+    command = [sys.executable, *program, *arguments]
     environment = {**os.environ, **dict([mark.split("=")]), "PGRUNBOOKS_HISTORY": str(folder / "history")}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True, **pipes) as process:

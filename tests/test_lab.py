@@ -607,5 +607,8 @@ def _dying(dump):
 
 
 def _children_called(name):
-    stats = (path.read_text().split() for path in Path("/proc").glob("[0-9]*/stat") if path.exists())
-    return [stat for stat in stats if stat[1] == f"({name})" and stat[3] == str(os.getpid())]
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            found.append(path.read_text().split())
+    return [stat for stat in found if stat[1] == f"({name})" and stat[3] == str(os.getpid())]

@@ -89,11 +89,11 @@ def test_a_cron_daemon_runs_the_printed_line(write, tmp_path, newest, monkeypatc
         crontab = f"PYTHONPATH={os.environ['PYTHONPATH']}\n{crontab}"
     deadline = time.monotonic() + 150
     with cron_daemon(crontab, tmp_path) as daemon:
-        while len(list((tmp_path / "records").glob("*/*/report.html"))) < 2:
+        while len(list((tmp_path / "records").glob("*/[!.]*/report.html"))) < 2:
             assert time.monotonic() < deadline, "no record in two minutes"
             assert daemon.poll() is None
             time.sleep(0.5)
-    found = [json.loads(path.read_text()) for path in (tmp_path / "records").glob("*/*/findings.json")]
+    found = [json.loads(path.read_text()) for path in (tmp_path / "records").glob("*/[!.]*/findings.json")]
     assert {(it["target"], it["runbook"], it["status"]) for it in found} == {
         ("prod", "troubleshooting", "ok"),
         (odd, "troubleshooting", "ok"),
