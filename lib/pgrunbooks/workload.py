@@ -21,6 +21,7 @@ _UTILITY = re.compile(
     r"(select|insert|update|delete|merge|with|values|table|declare|prepare(?!\s+transaction))\b",
     re.I | re.S,
 )
+_SCHEMA = re.compile(r'"((?:[^"]|"")*)"|([^\s,"]+)')
 _EXPLAIN = re.compile(r"\A\s*explain\b\s*(\([^)]*\)\s*|((analyze|verbose)\b\s*)*)", re.I)
 
 # Where the extension lives and what it can tell: the library may be newer than the extension's SQL.
@@ -49,9 +50,22 @@ select
     sum(s.calls)::int8 as calls,
     sum(s.{time})::float8 as total_ms,
     sum(s.rows)::int8 as rows,
-    (s.dbid <> d.oid) as elsewhere
+    (s.dbid <> d.oid) as elsewhere,
+    (pg_catalog.array_agg(pg_catalog.pg_get_userbyid(s.userid)::text order by s.{time} desc))[1] as role,
+    (pg_catalog.array_agg(coalesce(p.search_path, o.reset_val) order by s.{time} desc))[1] as search_path
 from {view}(true) as s
 join pg_catalog.pg_database as d on d.datname = pg_catalog.current_database()
+join pg_catalog.pg_settings as o on o.name = 'search_path'
+left join lateral (
+    select pg_catalog.substr(c.setting, 13) as search_path
+    from pg_catalog.pg_db_role_setting as g
+    cross join pg_catalog.unnest(g.setconfig) as c (setting)
+    where
+        g.setrole in (0, s.userid) and g.setdatabase in (0, d.oid)
+        and pg_catalog.starts_with(c.setting, 'search_path=')
+    order by g.setrole = 0, g.setdatabase = 0
+    limit 1
+) as p on true
 group by s.queryid, s.dbid, d.oid, s.query is null or s.query = {hidden}
 order by total_ms desc, queryid
 """)
@@ -59,13 +73,18 @@ order by total_ms desc, queryid
 
 @dataclass(frozen=True)
 class Statement:
-    """One normalised statement with what it cost in the window; times in milliseconds."""
+    """One normalised statement with what it cost in the window; times in milliseconds.
+
+    ``search_path`` has the schemas in which the role that spent most time on it looks for a bare name, as far as its
+    settings tell: a session may have set another.
+    """
 
     text: str
     queryid: int
     calls: int
     total_ms: float
     rows: int = 0
+    search_path: tuple[str, ...] = ()
 
     @property
     def mean_ms(self) -> float:
@@ -141,7 +160,8 @@ def read_workload(session: Session, *, min_calls: int = 1) -> Workload | Skip:
         if reason:
             left_out[reason] = left_out.get(reason, 0) + 1
         else:
-            statements.append(Statement(row["query"], row["queryid"], row["calls"], row["total_ms"], row["rows"]))
+            path = _schemas(row["search_path"], row["role"])
+            statements.append(Statement(row["query"], row["queryid"], row["calls"], row["total_ms"], row["rows"], path))
     return Workload(
         tuple(statements),
         left_out,
@@ -186,6 +206,12 @@ def read_examples(session: Session) -> dict[int, str]:
     except psycopg.errors.ObjectNotInPrerequisiteState:  # installed, but not in shared_preload_libraries
         return {}
     return {row["queryid"]: _EXPLAIN.sub("", row["query"]) for row in rows}
+
+
+def _schemas(setting: str, role: str) -> tuple[str, ...]:
+    """Return the schemas of a search path as PostgreSQL reads it; '"$user"' is the role's own."""
+    names = [within.replace('""', '"') or bare.lower() for within, bare in _SCHEMA.findall(setting)]
+    return tuple(role if name == "$user" else name for name in names)
 
 
 def _reason(row: Mapping[str, object], min_calls: int) -> str | None:

@@ -10,7 +10,7 @@ import pytest
 from pgrunbooks import sample_data
 from pgrunbooks.advice import advise, what_if_dropped
 from pgrunbooks.errors import LabError
-from pgrunbooks.sandbox import Sandbox, temporary_sandbox
+from pgrunbooks.sandbox import DATABASE, Sandbox, temporary_sandbox
 from pgrunbooks.session import Session, open_session
 from pgrunbooks.targets import Target
 from pgrunbooks.workload import read_workload
@@ -77,6 +77,39 @@ def test_a_bare_name_of_tables_in_several_schemas_is_not_guessed_and_said_with_w
                 assert statements(advise(session)) == ["a.visits (guest);"]
         finally:
             owner.execute("alter role postgres reset search_path; drop schema a, b cascade")
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    [
+        (None, "a.visits (guest);"),  # "$user", public
+        ("b, a", "b.visits (guest);"),
+        ("A, nowhere, public", "a.visits (guest);"),
+        ('"B x", a', '"B x".visits (guest);'),
+    ],
+)
+def test_a_bare_name_means_what_it_means_to_the_role_that_asked(path, wanted, shop):
+    target = Target.model_validate({"name": "tested", "dsn": shop.url()})
+    with shop.connect() as owner:
+        owner.execute("create role a superuser login; select pg_stat_statements_reset()")
+        for schema in ("public", "a", "b", '"B x"'):
+            owner.execute(
+                f"create schema if not exists {schema}; create table {schema}.visits (id int, guest int);"
+                f"insert into {schema}.visits select i, i % 1000 from generate_series(1, 50000) as i;"
+                f"analyze {schema}.visits"
+            )
+        try:
+            if path:
+                owner.execute(
+                    f"alter role a set search_path = b; alter role a in database {DATABASE} set search_path = {path}"
+                )
+            with shop.connect(user="a") as application:
+                for guest in range(30):
+                    application.execute(f"select * from visits where guest = {guest}")
+            with open_session(target) as session:
+                assert statements(advise(session)) == [wanted]
+        finally:
+            owner.execute('drop schema a, b, "B x" cascade; drop table public.visits; drop role a')
 
 
 @pytest.mark.parametrize(

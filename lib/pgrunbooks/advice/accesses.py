@@ -106,7 +106,7 @@ class AmbiguousName(NotUnderstood):
         super().__init__(f"{name} is a table in each of the schemas {', '.join(sorted(schemas))}")
 
 
-# From schema (or None) and name to the qualified name and the columns; None for a relation that is not known.
+# From schema (or None), name and search path to the qualified name and the columns; None for an unknown relation.
 # A view answers with its definition instead of columns.
 Found: TypeAlias = tuple[str, Sequence[str] | str]
-Find: TypeAlias = Callable[[str | None, str], Found | None]
+Find: TypeAlias = Callable[[str | None, str, Sequence[str]], Found | None]

@@ -153,7 +153,7 @@ def study(session: Session, workload: Workload) -> Iterator[Study | None]:
     with open_lab(session, tables) as lab:
         costs = Costs(lab)
         left_out |= lab.left_out
-        questions = _questions(parsed, catalog, costs, left_out, _examples(session, catalog))
+        questions = _questions(parsed, catalog, costs, left_out, _examples(session, workload, catalog))
         writes = _writes(questions, parsed, costs, catalog, workload, session.server.counters_age_s)
         yield Study(workload, catalog, costs, tuple(questions), writes, left_out, {**unseen, **lab.left_out})
 
@@ -271,7 +271,7 @@ def index_columns(index: Index, catalog: Catalog) -> frozenset[str]:
 
 def _ambiguous(error: AmbiguousName, role: str) -> str:
     cure = f"alter role {role} set search_path = {quoted(error.schemas[0])};"
-    return f"{error}, and none of them is on the search path of {role}: {cure}"
+    return f"{error}, and none of them is on the search path of the role that asked or of {role}: {cure}"
 
 
 def _parsed(
@@ -282,7 +282,7 @@ def _parsed(
     for statement in statements:
         try:
             text = values.restored(repaired(statement.text), catalog)
-            parsed = scopes.parse(text, catalog.find)
+            parsed = scopes.parse(text, catalog.find, statement.search_path)
         except NotUnderstood as error:
             errors[statement.text] = error
         else:
@@ -291,12 +291,13 @@ def _parsed(
     return found, errors
 
 
-def _examples(session: Session, catalog: Catalog) -> dict[int, Parsed]:
+def _examples(session: Session, workload: Workload, catalog: Catalog) -> dict[int, Parsed]:
     """Return query id -> one real call of it, for those that pg_qualstats has and that can be read."""
+    paths = {it.queryid: it.search_path for it in workload.statements}
     found = {}
     for queryid, text in read_examples(session).items():
         try:
-            found[queryid] = scopes.parse(text, catalog.find)
+            found[queryid] = scopes.parse(text, catalog.find, paths.get(queryid, ()))
         except NotUnderstood:
             continue  # the statement itself is left out with its reason
     return found

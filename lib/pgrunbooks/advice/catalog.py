@@ -209,15 +209,17 @@ class Catalog:
         """Return the partitions of a partitioned table that hold rows, on any level; None for any other table."""
         return next(row["partitions"] for row in self.relations if row["table"] == table)  # type: ignore[no-any-return]
 
-    def find(self, schema: str | None, name: str) -> Found | None:
+    def find(self, schema: str | None, name: str, path: Sequence[str] = ()) -> Found | None:
         """Return the relation that a statement means by a name.
 
-        Without a schema it is the one on the search path of this session, else the only one of that name: the
-        application may have a search path of its own. Raises AmbiguousName where there are several.
+        Without a schema it is the first one on the search path, else on that of this session, else the only one of
+        that name: an application may set a search path of its own. Raises AmbiguousName where there are several.
         """
         rows = self._by_name.get(name, ())
         if schema:
             rows = [row for row in rows if row["schema"] == schema]
+        elif meant := [row for place in path for row in rows if row["schema"] == place]:
+            rows = meant[:1]
         else:
             placed = sorted((row for row in rows if row["place"]), key=lambda row: row["place"])
             rows = placed[:1] or rows

@@ -32,8 +32,8 @@ _AGGREGATES = frozenset(["min", "max", "count", "sum", "avg", "array_agg", "stri
 _AGGREGATES |= {"bool_or", "bool_and", "every", "stddev", "variance", "percentile_cont", "percentile_disc", "mode"}
 
 
-def parse(text: str, find: Find) -> Parsed:
-    """Return what a statement asks of each of its tables.
+def parse(text: str, find: Find, path: Sequence[str] = ()) -> Parsed:
+    """Return what a statement asks of each of its tables; ``path`` has the schemas in which it looks for bare names.
 
     Raises NotUnderstood for a text that is no single SELECT, INSERT, UPDATE, DELETE or MERGE that can be read.
     """
@@ -43,7 +43,7 @@ def parse(text: str, find: Find) -> Parsed:
         raise NotUnderstood(f"no SQL: {error.args[0]}") from None
     if len(statements) != 1:
         raise NotUnderstood("not a single statement")
-    reader = _Reader(find)
+    reader = _Reader(find, path)
     try:
         reader.statement(statements[0].stmt, _Scope())
     except RecursionError:
@@ -138,8 +138,9 @@ class _Scope:
 
 
 class _Reader:
-    def __init__(self, find: Find) -> None:
+    def __init__(self, find: Find, path: Sequence[str]) -> None:
         self.find = find
+        self.path = path
         self.relations: list[_Relation] = []
         self.writes: list[Write] = []
         self.tables: set[str] = set()
@@ -310,7 +311,7 @@ class _Reader:
         return self.table(node, node.alias.aliasname if node.alias else node.relname)
 
     def table(self, node: Any, alias: str) -> _Relation:
-        found = self.find(node.schemaname, node.relname)
+        found = self.find(node.schemaname, node.relname, () if self._views else self.path)  # a view has our own
         if not found:
             relation = _Relation(alias)
         else:
