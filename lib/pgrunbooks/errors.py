@@ -39,5 +39,13 @@ class LabError(RunbookError):
     """The what-if lab cannot be opened, or a statement cannot be explained in it."""
 
 
+class UnknownNameError(LabError):
+    """A statement in the lab has a name that PostgreSQL does not know; ``place`` is where in its stripped text."""
+
+    def __init__(self, message: str, place: int) -> None:
+        super().__init__(message)
+        self.place = place
+
+
 class IndexRefusedError(LabError):
     """PostgreSQL refuses an index in the lab; the message is its own."""

@@ -22,6 +22,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any
 
 import psycopg
+from psycopg import errors as pg
 from psycopg import sql
 from psycopg.rows import dict_row
 
@@ -30,7 +31,7 @@ from pgrunbooks.blueprint import Blueprint
 from pgrunbooks.check import variant
 from pgrunbooks.checks import _btree as btree
 from pgrunbooks.checks import _layout as layout
-from pgrunbooks.errors import IndexRefusedError, LabError, SandboxError
+from pgrunbooks.errors import IndexRefusedError, LabError, SandboxError, UnknownNameError
 from pgrunbooks.expression_statistics import give_statistics
 from pgrunbooks.sandbox import Sandbox, installed_programs, server_major, server_programs, temporary_sandbox
 from pgrunbooks.session import Session
@@ -306,7 +307,8 @@ class Lab:
         """Return the plan of one statement: generic, or with ``values`` for its $1, $2, ...
 
         Values are texts as PostgreSQL writes them, numbers, booleans or None. Raises LabError where the statement
-        cannot be explained: it is not one, or it asks for what the lab lacks.
+        cannot be explained: it is not one, or it asks for what the lab lacks; UnknownNameError where that is a column
+        or, perhaps, a variable of a function.
         """
         try:
             if values is not None:
@@ -318,7 +320,7 @@ class Lab:
             else:
                 tree = self._explained_generic(statement)
         except psycopg.Error as error:
-            raise LabError(f"cannot be explained: {restoration.primary(error)}") from None
+            raise _not_explained(error) from None
         return Plan(tree["Total Cost"], tree["Plan Rows"], tree, frozenset(self._indexes_of(tree, "")))
 
     def values(self, table: str, column: str) -> list[Value]:
@@ -350,8 +352,15 @@ class Lab:
             raise LabError("cannot be explained: it is more than one statement")
         return rows
 
+    def _sent(self, head: str, statement: str) -> list[tuple[Any, ...]]:
+        try:
+            return self._execute(head + statement)
+        except (pg.UndefinedColumn, pg.UndefinedTable) as error:  # the latter for the "new" of new.id as well
+            place = int(error.diag.statement_position or 0) - 1 - len(head)
+            raise UnknownNameError(str(_not_explained(error)), place) from None
+
     def _explained(self, statement: str, options: str = "") -> dict[str, Any]:
-        told = self._execute(f"explain (format json, verbose{options}) {statement}")[0][0][0]
+        told = self._sent(f"explain (format json, verbose{options}) ", statement)[0][0][0]
         if not isinstance(told, dict):
             raise LabError("cannot be explained: a utility statement has no plan")
         tree: dict[str, Any] = told["Plan"]
@@ -381,7 +390,7 @@ class Lab:
         """Prepare a statement once, and return its name and how many parameters it has."""
         if statement not in self._prepared:
             name = f"pgrunbooks_{next(self._numbers)}"
-            self._execute(f"prepare {name} as {statement.strip().rstrip(';')}")
+            self._sent(f"prepare {name} as ", statement.strip().rstrip(";"))
             rows = self._planner.execute(_PARAMETERS.encode(), [name]).fetchall()
             if any(is_domain for _, is_domain in rows):
                 self._execute(f"deallocate {name}")
@@ -499,6 +508,10 @@ def _distinct(known: float | None, table_rows: float) -> float:
     if known is None:
         return -1.0
     return index_size.likely_distinct(-known * table_rows if known < 0 else known, table_rows)
+
+
+def _not_explained(error: psycopg.Error) -> LabError:
+    return LabError(f"cannot be explained: {restoration.primary(error)}")
 
 
 def open_lab(session: Session, tables: Collection[str], programs: Sequence[Path] = ()) -> Lab:

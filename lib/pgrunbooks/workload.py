@@ -16,8 +16,8 @@ from pgrunbooks.session import Session
 HIDDEN = "<insufficient privilege>"
 # One text in the bytes of a SQL_ASCII database, or with characters that our database's encoding lacks, is enough.
 UNREADABLE = (pg.CharacterNotInRepertoire, pg.UntranslatableCharacter)
-_UTILITY = re.compile(
-    r"(?:\s|\(|/\*.*?\*/|--[^\n]*\n)*"
+_UTILITY = re.compile(  # an assignment of PL/pgSQL, or a condition, may stand before the query
+    r"(?:\s*[\w.$\"\[\]]+\s*:?=)?(?:\s|\(|not\b|exists\b|/\*.*?\*/|--[^\n]*\n)*"
     r"(select|insert|update|delete|merge|with|values|table|declare|prepare(?!\s+transaction))\b",
     re.I | re.S,
 )

@@ -139,6 +139,25 @@ def test_a_queue_and_lists_of_constants_get_the_index_that_serves_them(query, wa
             owner.execute("drop table jobs")
 
 
+def test_what_a_function_asks_with_its_variables_counts(shop):
+    with shop.connect() as owner:
+        owner.execute(
+            "create table parts as select i / 3 as parent, i as id, repeat('x', 50) as pad from generate_series(1, 30000) i;"
+            "analyze parts; set pg_stat_statements.track = 'all'; select pg_stat_statements_reset();"
+            "create function depth_of(p_id int) returns int language plpgsql as $$ declare found int; begin"
+            " found := (with recursive t as (select id, 1 as depth from parts where parent = depth_of.p_id union all"
+            " select p.id, t.depth + 1 from t join parts p on p.parent = t.id where t.depth < 2) select max(depth) from t);"
+            " return found; end $$"
+        )
+        try:
+            for number in range(20):
+                owner.execute(f"select depth_of({number})")
+            with open_session(Target.model_validate({"name": "tested", "dsn": shop.url()})) as session:
+                assert statements(advise(session))[0].startswith("public.parts (parent)")
+        finally:
+            owner.execute("drop function depth_of; drop table parts")
+
+
 @pytest.mark.parametrize(
     ("index", "first"),
     [

@@ -1,7 +1,7 @@
 import pytest
 
 from pgrunbooks.advice.accesses import NotUnderstood
-from pgrunbooks.advice.expressions import identifiers, quoted, repaired, retyped
+from pgrunbooks.advice.expressions import identifiers, quoted, repaired, retyped, with_parameter
 from pgrunbooks.advice.scopes import parse
 
 
@@ -102,7 +102,23 @@ def test_parameters_that_are_mistaken_get_one_type_after_the_other():
     text = "select from t join (values ($1), ($2)) v (c) on a = c and b = $3"
     assert next(retyped(text)) == text.replace("$1", "$1::int4").replace("$2", "$2::int4")
     assert next(retyped("select from t where a > current_date - $1")).endswith("current_date - $1::int4")
+    assert next(retyped("select $1 as depth, a from t")) == "select $1::int4 as depth, a from t"
     assert list(retyped("select from t where a = $1")) == []
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["(select $1 from t where a = b)", "exists (select from t)", "not exists (select from t) and (c or d)"],
+)
+@pytest.mark.parametrize("assigned", ["", "x := ", 'r."a b"[1] = '])
+def test_what_a_function_assigns_or_asks_is_a_query(assigned, expression):
+    assert parse(repaired(assigned + expression), lambda *_: None).text.endswith(expression)
+
+
+def test_a_variable_is_a_parameter_where_a_column_could_stand():
+    text = """select 'é' from t where a = new . "My Id" or b = $1"""
+    assert with_parameter(text, text.index("new")) == "select 'é' from t where a = $2 or b = $1"
+    assert with_parameter(text, text.index("t where")) is None
 
 
 def test_identifiers_are_found_in_any_quotes():

@@ -14,12 +14,12 @@ from pgrunbooks.advice.candidates import candidates
 from pgrunbooks.advice.catalog import Catalog, Existing, read_catalog
 from pgrunbooks.advice.costs import Costs, Question, in_order
 from pgrunbooks.advice.drops import Drop
-from pgrunbooks.advice.expressions import identifiers, quoted, repaired, retyped, split
+from pgrunbooks.advice.expressions import identifiers, quoted, repaired, retyped, split, with_parameter
 from pgrunbooks.advice.search import Found, Search
 from pgrunbooks.advice.statement import names_for
 from pgrunbooks.advice.writes import Writes, writes_of
 from pgrunbooks.check import Skip
-from pgrunbooks.errors import LabError
+from pgrunbooks.errors import LabError, UnknownNameError
 from pgrunbooks.lab import Index, Plan, open_lab
 from pgrunbooks.session import Session
 from pgrunbooks.workload import Statement, Workload, read_examples, read_workload
@@ -28,6 +28,7 @@ SECONDS = 20.0
 GAIN = 0.05
 MIN_CALLS = 20
 MOST_STATEMENTS = 500  # by time; beyond them is a thousandth of most workloads
+_MOST_VARIABLES = 20  # of a function, in one statement
 _MANY_ROWS = 25  # a call: fewer are a few visits to the heap, which INCLUDE could save
 _REAL_SHARE = 0.5  # of the calls, for one whose constants are known
 _WORTH_NAMING = 0.95  # of the cost: what an index saves less of is not listed with it
@@ -313,20 +314,45 @@ def _questions(
     """Return what the lab is asked; a statement that it cannot explain is left out, with its reason."""
     questions = []
     total = sum(statement.total_ms for statement, _ in parsed) or 1.0
-    for statement, it in parsed:
-        covering = it.condenses or statement.mean_rows >= _MANY_ROWS
+    for statement, original in parsed:
         example = examples.get(statement.queryid)
+        try:
+            it, variants = _understood(original, example, catalog, costs, statement)
+        except LabError as error:
+            left_out[statement.text] = str(error)
+            continue
+        covering = it.condenses or statement.mean_rows >= _MANY_ROWS
         accesses = (*it.accesses, *(example.accesses if example else ()))
         found = dict.fromkeys(index for access in accesses for index in candidates(access, catalog, covering=covering))
         usable = tuple(index for index in found if index.table in costs.lab.tables)
-        try:
-            variants = _explained(it, example, catalog, costs, statement)
-        except LabError as error:
-            left_out[statement.text] = str(error)
-        else:
-            weight = statement.total_ms / total
-            questions.append(Question(statement, it, variants, usable, weight, has_example=bool(example)))
+        weight = statement.total_ms / total
+        questions.append(Question(statement, it, variants, usable, weight, has_example=bool(example)))
     return questions
+
+
+def _understood(
+    it: Parsed, example: Parsed | None, catalog: Catalog, costs: Costs, statement: Statement
+) -> tuple[Parsed, tuple[values.Variant, ...]]:
+    """Return a statement with its variants; one of a function has parameters where it names variables of it."""
+    for _ in range(_MOST_VARIABLES):
+        try:
+            return it, _explained(it, example, catalog, costs, statement)
+        except UnknownNameError:
+            text = _without_a_variable(it.text.strip(), costs)
+            if text is None:
+                raise
+            it = scopes.parse(text, catalog.find)
+    return it, _explained(it, example, catalog, costs, statement)
+
+
+def _without_a_variable(text: str, costs: Costs) -> str | None:
+    try:
+        costs.lab.explain(text)
+    except UnknownNameError as error:
+        return with_parameter(text, error.place)
+    except LabError:
+        return None
+    return None
 
 
 def _explained(

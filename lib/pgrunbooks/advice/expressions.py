@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from pglast import ast, parse_sql
 from pglast.enums import A_Expr_Kind
 from pglast.keywords import COL_NAME_KEYWORDS, RESERVED_KEYWORDS, TYPE_FUNC_NAME_KEYWORDS
-from pglast.parser import ParseError
+from pglast.parser import ParseError, scan
 from pglast.stream import RawStream
 
 _QUOTED_WORDS = RESERVED_KEYWORDS | COL_NAME_KEYWORDS | TYPE_FUNC_NAME_KEYWORDS
@@ -24,6 +25,8 @@ _TYPED_PARAMETER = re.compile(
 _PREPARED = re.compile(
     r"\s*prepare\s+(?:\"(?:[^\"]|\"\")*\"|[\w$]+)\s*(?:\((?:[^()]|\([^()]*\))*\)\s*)?as\s+", re.IGNORECASE
 )
+# PL/pgSQL runs a condition or an assignment of a function as what stands there: 'total := (select ...)'.
+_ASSIGNED = re.compile(r"\A\s*[\w.$\"\[\]]+\s*:?=")
 _EXTRACTED = re.compile(r"\bextract\s*\(\s*(\$\d+)\s+from\s+", re.IGNORECASE)
 _ARITHMETIC = frozenset("+-*/%")
 _TRIED_TYPES = ("int4", "int8", "varchar", "uuid", "date", "timestamptz")
@@ -52,26 +55,41 @@ def repaired(text: str) -> str:
 
     ``interval $1`` becomes ``$1::interval``, and ``extract($1 from at)`` the function that it stands for; a sum of
     parameters, or of the results of a CASE that are parameters, is one of whole numbers, and so is a series. PREPARE,
-    under which the runs of what it prepares are counted, is taken off.
+    under which the runs of what it prepares are counted, is taken off, and an expression of PL/pgSQL gets its SELECT.
     """
     text = _PREPARED.sub("", text, count=1) if _PREPARED.match(text) else text
     text = _EXTRACTED.sub(r"pg_catalog.extract(\1, ", _TYPED_PARAMETER.sub(r"\2::\1", text))
-    try:
-        tree = parse_sql(text)
-    except ParseError:
-        return text  # whoever reads it next says why it cannot be read
-    return _cast(text, (it for node in nodes(tuple(it.stmt for it in tree)) for it in _untyped(node)), "int4")
+    for it in (text, "select " + _ASSIGNED.sub("", text, count=1)):
+        with contextlib.suppress(ParseError):
+            return _cast(it, (inner for node in _nodes_of(it) for inner in _untyped(node)), "int4")
+    return text  # whoever reads it next says why it cannot be read
 
 
 def retyped(text: str) -> Iterator[str]:
     """Yield a statement that cannot be explained with the parameters that PostgreSQL mistakes as one type each.
 
-    It takes ``array[$1]`` and ``values ($1)`` for texts, which no other column can be compared with, and the days of
-    ``current_date - $1`` for a date.
+    It takes ``array[$1]``, ``values ($1)`` and ``select $1 as depth`` for texts, which no other column can be compared
+    with and no recursion counts on, and the days of ``current_date - $1`` for a date.
     """
-    mistaken = [it for node in nodes(tuple(it.stmt for it in parse_sql(text))) for it in _mistaken(node)]
+    mistaken = [it for node in _nodes_of(text) for it in _mistaken(node)]
     for name in _TRIED_TYPES if mistaken else ():
         yield _cast(text, mistaken, name)
+
+
+def with_parameter(text: str, place: int) -> str | None:
+    """Return a statement with a parameter in the place of the name that stands there, a variable of the function that
+    ran it; None where no column could stand there.
+    """
+    column = next((it for it in _nodes_of(text) if isinstance(it, ast.ColumnRef) and it.location == place), None)
+    if column is None:
+        return None
+    number = 1 + max((it.number for it in _nodes_of(text) if isinstance(it, ast.ParamRef)), default=0)
+    tokens = [it for it in scan(text) if it.start >= place]
+    return f"{text[:place]}${number}{text[tokens[2 * len(column.fields) - 2].end + 1 :]}"
+
+
+def _nodes_of(text: str) -> Iterator[Any]:
+    return nodes(tuple(it.stmt for it in parse_sql(text)))
 
 
 def _cast(text: str, parameters: Iterable[ast.ParamRef], name: str) -> str:
@@ -85,7 +103,7 @@ def _mistaken(node: Any) -> Iterator[ast.ParamRef]:
     if isinstance(node, ast.A_ArrayExpr):
         found = node.elements or ()
     elif isinstance(node, ast.SelectStmt):
-        found = (it for row in node.valuesLists or () for it in row)
+        found = (*(it for row in node.valuesLists or () for it in row), *(it.val for it in node.targetList or ()))
     elif isinstance(node, ast.A_Expr) and node.name[-1].sval in _ARITHMETIC:
         found = (node.lexpr, node.rexpr)
     return (it for it in found if isinstance(it, ast.ParamRef))
