@@ -9,6 +9,7 @@ import pytest
 
 from pgrunbooks import sample_data
 from pgrunbooks.advice import advise, what_if_dropped
+from pgrunbooks.advice.catalog import read_catalog
 from pgrunbooks.errors import LabError
 from pgrunbooks.sandbox import DATABASE, Sandbox, temporary_sandbox
 from pgrunbooks.session import Session, open_session
@@ -156,6 +157,33 @@ def test_what_a_function_asks_with_its_variables_counts(shop):
                 assert statements(advise(session))[0].startswith("public.parts (parent)")
         finally:
             owner.execute("drop function depth_of; drop table parts")
+
+
+def test_who_reads_a_table_reads_those_that_inherit_from_it(shop):
+    with shop.connect() as owner:
+        owner.execute(
+            "create table papers (id int, author int); create table bills () inherits (papers);"
+            "insert into bills select i, i / 3 from generate_series(1, 30000) i; analyze papers, bills;"
+            "select pg_stat_statements_reset()"
+        )
+        try:
+            for number in range(20):
+                owner.execute(f"select * from papers where author = {number}")
+            with open_session(Target.model_validate({"name": "tested", "dsn": shop.url()})) as session:
+                assert statements(advise(session)) == ["public.bills (author);"]
+        finally:
+            owner.execute("drop table papers cascade")
+
+
+def test_operator_classes_of_one_family_are_one_index(shop):
+    with shop.connect() as owner:
+        owner.execute("create table likes (slug varchar); create index on likes (slug varchar_pattern_ops)")
+        try:
+            with open_session(Target.model_validate({"name": "tested", "dsn": shop.url()})) as session:
+                (index,) = read_catalog(session, {"public.likes"}).tables["public.likes"].indexes
+                assert index.keys == ("slug text_pattern_ops",)
+        finally:
+            owner.execute("drop table likes")
 
 
 @pytest.mark.parametrize(

@@ -36,10 +36,12 @@ def test_names_are_postgresql_s_own_and_free():
     orders = Index("shop.orders", ("status", "placed_at DESC"))
     open_orders = Index("shop.orders", ("status", "placed_at DESC"), where="status = 'open'")
     email = Index('"Weird Schema"."Order Items"', ("(lower(email)) text_pattern_ops",))
-    names = names_for([orders, open_orders, email], {"orders_status_placed_at_idx"})
+    cast = Index("shop.orders", ("upper(CAST(status AS text))",))
+    names = names_for([orders, open_orders, email, cast], {"orders_status_placed_at_idx"})
     assert names[orders] == "shop.orders_status_placed_at_idx1"
     assert names[open_orders] == "shop.orders_status_placed_at_idx2"
     assert names[email] == '"Weird Schema".order_items_lower_email_idx'
+    assert names[cast] == "shop.orders_upper_status_idx"
 
 
 def test_a_long_name_keeps_its_end():

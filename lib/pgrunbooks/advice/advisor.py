@@ -283,7 +283,7 @@ def _parsed(
     for statement in statements:
         try:
             text = values.restored(repaired(statement.text), catalog)
-            parsed = scopes.parse(text, catalog.find, statement.search_path)
+            parsed = _read(text, catalog, statement.search_path)
         except NotUnderstood as error:
             errors[statement.text] = error
         else:
@@ -292,13 +292,21 @@ def _parsed(
     return found, errors
 
 
+def _read(text: str, catalog: Catalog, path: Sequence[str] = ()) -> Parsed:
+    """Return a statement that is read, with what it asks of tables that inherit from those that it names."""
+    it = scopes.parse(text, catalog.find, path)
+    inherited = [replace(access, table=heir) for access in it.accesses for heir in catalog.heirs.get(access.table, ())]
+    tables = it.tables.union(access.table for access in inherited)
+    return replace(it, accesses=(*it.accesses, *inherited), tables=tables)
+
+
 def _examples(session: Session, workload: Workload, catalog: Catalog) -> dict[int, Parsed]:
     """Return query id -> one real call of it, for those that pg_qualstats has and that can be read."""
     paths = {it.queryid: it.search_path for it in workload.statements}
     found = {}
     for queryid, text in read_examples(session).items():
         try:
-            found[queryid] = scopes.parse(text, catalog.find, paths.get(queryid, ()))
+            found[queryid] = _read(text, catalog, paths.get(queryid, ()))
         except NotUnderstood:
             continue  # the statement itself is left out with its reason
     return found
@@ -341,7 +349,7 @@ def _understood(
             text = _without_a_variable(it.text.strip(), costs)
             if text is None:
                 raise
-            it = scopes.parse(text, catalog.find)
+            it = _read(text, catalog)
     return it, _explained(it, example, catalog, costs, statement)
 
 

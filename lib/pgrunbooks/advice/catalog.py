@@ -65,6 +65,16 @@ with recursive family (member, root) as (
     from family as f
     join pg_catalog.pg_inherits as h on h.inhrelid = f.root
 ),
+heirs (member, root) as (
+    select h.inhrelid, h.inhparent
+    from pg_catalog.pg_inherits as h
+    join pg_catalog.pg_class as p on p.oid = h.inhparent
+    where p.relkind = 'r'
+    union
+    select h.inhrelid, f.root
+    from heirs as f
+    join pg_catalog.pg_inherits as h on h.inhparent = f.member
+),
 members as (
     select f.root as oid, f.member from family as f
     union all
@@ -97,6 +107,14 @@ select
     coalesce(s.updated, 0) as updated,
     coalesce(s.hot_updated, 0) as hot_updated,
     case when c.relkind = 'p' then coalesce(s.members, '{}') end as partitions,
+    array(
+        select pg_catalog.format('%I.%I', hn.nspname, h.relname)
+        from heirs as f
+        join pg_catalog.pg_class as h on h.oid = f.member and h.relkind = 'r'
+        join pg_catalog.pg_namespace as hn on hn.oid = h.relnamespace
+        where f.root = c.oid
+        order by h.oid
+    ) as heirs,
     pg_catalog.array_position(pg_catalog.current_schemas(false), n.nspname) as place,
     case when c.relkind = 'v' then pg_catalog.pg_get_viewdef(c.oid) end as definition
 from pg_catalog.pg_class as c
@@ -209,6 +227,11 @@ class Catalog:
         """Return the partitions of a partitioned table that hold rows, on any level; None for any other table."""
         return next(row["partitions"] for row in self.relations if row["table"] == table)  # type: ignore[no-any-return]
 
+    @cached_property
+    def heirs(self) -> Mapping[str, Sequence[str]]:
+        """Return the tables that inherit from each that has some: who reads it reads them too."""
+        return {row["table"]: row["heirs"] for row in self.relations if row["heirs"]}
+
     def find(self, schema: str | None, name: str, path: Sequence[str] = ()) -> Found | None:
         """Return the relation that a statement means by a name.
 
@@ -311,7 +334,8 @@ def _key(element: Any) -> str:
         text = body if isinstance(element.expr, ast.FuncCall) else f"({body})"
     parts = [text]
     if element.opclass:
-        parts.append(element.opclass[-1].sval)
+        name = element.opclass[-1].sval
+        parts.append("text_pattern_ops" if name == "varchar_pattern_ops" else name)  # one family, the same entries
     if int(element.ordering) == 2:
         parts.append("DESC")
     nulls = int(element.nulls_ordering)

@@ -16,6 +16,7 @@ from pgrunbooks.errors import LabError
 from pgrunbooks.lab import Index
 
 _NAME_BYTES = 63  # NAMEDATALEN - 1
+_CAST = re.compile(r"\bCAST\(([^()]*) AS [^()]*\)")
 
 
 def read_index(text: str) -> Index:
@@ -56,6 +57,7 @@ def _name(index: Index, number: int) -> str:
     words = [unquoted(index.table)]
     for key in index.keys:
         what = key[: key.rfind(")") + 1] or key.partition(" ")[0]  # without collation, operator class and order
+        what = _CAST.sub(r"\1", what)
         words += sorted(identifiers(what), key=what.find) or ["expr"]
     tail = f"_idx{number or ''}"
     stem = re.sub(r"\W+", "_", "_".join(words)).lower()

@@ -25,6 +25,7 @@ def row():
         "write_cost": 0.01,
         "size_bytes": 8 * 2**20,
         "calls": 100,
+        "replaces": [],
         "planner": 18,
     }
 
@@ -55,6 +56,11 @@ def test_two_indexes_that_pay_together_only_name_each_other_and_count_once(row, 
     (finding,) = judge(rows, LIMITS, context)
     assert ["and other too" in finding.remedies[0].title, "and one too" in finding.remedies[1].title] == [True, True]
     assert "2 indexes on shop.orders would save 98%" in finding.title
+
+
+def test_an_index_that_the_new_one_makes_needless_is_named(row, context):
+    (finding,) = judge([{**row, "replaces": ["shop.orders_old_idx"]}], LIMITS, context)
+    assert finding.remedies[0].title.endswith("; it does what shop.orders_old_idx does, which can go then")
 
 
 def test_it_says_so_where_the_planner_is_not_that_of_the_server(row, context):

@@ -142,10 +142,11 @@ def _steps(paying: Sequence[Row], gain: float) -> Iterator[Sequence[Row]]:
 def _create(row: Row, step: Sequence[Row]) -> Remedy:
     size = f"{row['size_bytes'] / 2**20:.0f} MB" if row["size_bytes"] >= 2**20 else f"{row['size_bytes'] // 1024} kB"
     others = [it["index"] for it in step if it is not row]
+    replaced = f"; it does what {' and '.join(row['replaces'])} does, which can go then" if row["replaces"] else ""
     together = f", and {' and '.join(others)} too, since one alone saves little" if others else ""
     return Remedy(
         f"Create it without blocking writers{together}; about {size}, writes get {row['write_cost']:.1%} of the"
-        " workload dearer",
+        f" workload dearer{replaced}",
         sql=row["statement"],
         undo=row["undo"],
         locks=f"SHARE UPDATE EXCLUSIVE on {row['table']}; it waits for transactions that are open"
