@@ -75,8 +75,8 @@ order by total_ms desc, queryid
 class Statement:
     """One normalised statement with what it cost in the window; times in milliseconds.
 
-    ``search_path`` has the schemas in which the role that spent most time on it looks for a bare name, as far as its
-    settings tell: a session may have set another.
+    ``role`` is the one that spent most time on it, and ``search_path`` has the schemas in which that one looks for a
+    bare name, as far as its settings tell: a session may have set another.
     """
 
     text: str
@@ -85,6 +85,7 @@ class Statement:
     total_ms: float
     rows: int = 0
     search_path: tuple[str, ...] = ()
+    role: str = ""
 
     @property
     def mean_ms(self) -> float:
@@ -161,7 +162,8 @@ def read_workload(session: Session, *, min_calls: int = 1) -> Workload | Skip:
             left_out[reason] = left_out.get(reason, 0) + 1
         else:
             path = _schemas(row["search_path"], row["role"])
-            statements.append(Statement(row["query"], row["queryid"], row["calls"], row["total_ms"], row["rows"], path))
+            counts = (row["queryid"], row["calls"], row["total_ms"], row["rows"])
+            statements.append(Statement(row["query"], *counts, path, row["role"]))
     return Workload(
         tuple(statements),
         left_out,

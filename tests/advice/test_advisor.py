@@ -175,6 +175,24 @@ def test_who_reads_a_table_reads_those_that_inherit_from_it(shop):
             owner.execute("drop table papers cascade")
 
 
+def test_a_policy_is_part_of_what_its_role_reads(shop):
+    with shop.connect() as owner:
+        owner.execute(
+            "create table notes as select i as id, i % 100 as tenant, i % 20 as state from generate_series(1, 50000) i;"
+            "analyze notes; alter table notes enable row level security; create role tenant login;"
+            "grant select on notes to tenant; select pg_stat_statements_reset();"
+            "create policy own on notes to tenant using (tenant = current_setting('app.tenant')::int)"
+        )
+        try:
+            with shop.connect(user="tenant", options="-c app.tenant=7") as application:
+                for state in range(20):
+                    application.execute(f"select * from notes where state = {state} order by id limit 5")
+            with open_session(Target.model_validate({"name": "tested", "dsn": shop.url()})) as session:
+                assert statements(advise(session)) == ["public.notes (tenant, state, id);"]
+        finally:
+            owner.execute("drop table notes; drop role tenant")
+
+
 def test_operator_classes_of_one_family_are_one_index(shop):
     with shop.connect() as owner:
         owner.execute("create table likes (slug varchar); create index on likes (slug varchar_pattern_ops)")

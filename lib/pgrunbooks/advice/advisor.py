@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from pgrunbooks.advice import drops, hypothetical, scopes, values
+from pgrunbooks.advice import drops, hypothetical, policies, scopes, values
 from pgrunbooks.advice.accesses import AmbiguousName, NotUnderstood, Parsed
 from pgrunbooks.advice.candidates import candidates
 from pgrunbooks.advice.catalog import Catalog, Existing, read_catalog
@@ -141,7 +141,9 @@ def study(session: Session, workload: Workload) -> Iterator[Study | None]:
     Raises LabError where there can be no lab, and psycopg's error where the server refuses to be read.
     """
     catalog = read_catalog(session)
-    parsed, errors = _parsed(workload.statements[:MOST_STATEMENTS], catalog)
+    statements = workload.statements[:MOST_STATEMENTS]
+    conditions = policies.read_policies(session, {it.role for it in statements})
+    parsed, errors = _parsed(statements, catalog, conditions)
     left_out = {text: str(error) for text, error in errors.items()}
     ambiguous = [error for error in errors.values() if isinstance(error, AmbiguousName)]
     unseen = {it.name: _ambiguous(it, session.server.quoted_role) for it in ambiguous}
@@ -276,14 +278,17 @@ def _ambiguous(error: AmbiguousName, role: str) -> str:
 
 
 def _parsed(
-    statements: Iterable[Statement], catalog: Catalog
+    statements: Iterable[Statement], catalog: Catalog, conditions: Mapping[tuple[str, str], str]
 ) -> tuple[list[tuple[Statement, Parsed]], dict[str, NotUnderstood]]:
-    """Return what could be read, and text -> why of the others."""
+    """Return what could be read, as row level security lets its role read it, and text -> why of the others."""
     found, errors = [], {}
     for statement in statements:
         try:
             text = values.restored(repaired(statement.text), catalog)
             parsed = _read(text, catalog, statement.search_path)
+            held = {table: seen for (role, table), seen in conditions.items() if role == statement.role}
+            if held.keys() & parsed.tables:
+                parsed = _guarded(parsed, catalog, held)
         except NotUnderstood as error:
             errors[statement.text] = error
         else:
@@ -298,6 +303,16 @@ def _read(text: str, catalog: Catalog, path: Sequence[str] = ()) -> Parsed:
     inherited = [replace(access, table=heir) for access in it.accesses for heir in catalog.heirs.get(access.table, ())]
     tables = it.tables.union(access.table for access in inherited)
     return replace(it, accesses=(*it.accesses, *inherited), tables=tables)
+
+
+def _guarded(it: Parsed, catalog: Catalog, conditions: Mapping[str, str]) -> Parsed:
+    first = 1 + max(values.parameters(it.text), default=0)
+    read = _read(policies.guarded(it.text, conditions), catalog)
+    visible = (
+        policies.visible(each, catalog.tables[each.table], first) if each.table in conditions else each
+        for each in read.accesses
+    )
+    return replace(read, accesses=tuple(visible))
 
 
 def _examples(session: Session, workload: Workload, catalog: Catalog) -> dict[int, Parsed]:
