@@ -176,7 +176,7 @@ def _typical(predicate: Predicate, column: Column, access: Access, place: int) -
         return None
     middle = known[(len(known) // 2 + 7 * place) % len(known)]
     if predicate.kind == "range":
-        return literal(_bound(predicate, known, access))
+        return _bound(predicate, column, access)
     if predicate.kind in ("like", "prefix", "pattern"):
         part = re.sub("[%_]", "", middle[: max(3, len(middle) // 2)])
         return literal(
@@ -188,13 +188,23 @@ def _typical(predicate: Predicate, column: Column, access: Access, place: int) -
     return literal(middle) if predicate.kind in ("equal", "among") else None
 
 
-def _bound(predicate: Predicate, known: Sequence[str], access: Access) -> str:
-    """Return a bound of a range: the latest twentieth, or a fiftieth where both ends are given."""
+def _bound(predicate: Predicate, column: Column, access: Access) -> str | None:
+    """Return a bound of a range: the latest twentieth, or a fiftieth where both ends are given.
+
+    Of a few values it leaves one at least, since none would be the most selective condition of all.
+    """
+    known = column.bounds or sorted(column.common, key=_in_order)
     ends = {it.operator[0] for it in access.predicates if it.kind == "range" and it.key == predicate.key}
     last = len(known) - 1
-    if len(ends) > 1:
-        return known[round(last * (0.90 if predicate.operator[0] == ">" else 0.92))]
-    return known[round(last * (0.95 if predicate.operator[0] == ">" else 0.05))]
+    shares = (0.90, 0.92) if len(ends) > 1 else (0.95, 0.05)
+    place = round(last * shares[predicate.operator[0] != ">"])
+    if predicate.operator in ("<", ">") and not column.bounds:
+        place = max(place, 1) if predicate.operator == "<" else min(place, last - 1)
+    return literal(known[place]) if 0 <= place <= last else None
+
+
+def _in_order(value: str) -> tuple[float, str]:
+    return (float(value) if re.fullmatch(r"-?\d+(\.\d+)?", value) else 0.0, value)
 
 
 def _hint(table: Table, predicate: Predicate) -> str | None:

@@ -1,0 +1,28 @@
+import pytest
+
+from pgrunbooks.advice.accesses import Access, Key, Predicate
+from pgrunbooks.advice.catalog import Catalog, Column, Table
+from pgrunbooks.advice.scopes import parse
+from pgrunbooks.advice.values import variants
+
+
+@pytest.mark.parametrize(
+    ("known", "operator", "bound"),
+    [
+        (("5", "1", "10"), ">", "'5'"),
+        (("5", "1", "10"), ">=", "'10'"),
+        (("5", "1", "10"), "<", "'5'"),
+        (("5", "1", "10"), "<=", "'1'"),
+        (("2026-02-01", "2026-01-01"), ">", "'2026-01-01'"),
+        (("1",), ">", "$1"),
+        (("1",), ">=", "'1'"),
+    ],
+)
+def test_a_bound_of_a_range_leaves_one_of_few_values(known, operator, bound):
+    column = Column("a", "int4", "N", common=dict.fromkeys(known, 1 / len(known)))
+    catalog = Catalog((), {"s.t": Table("s.t", 1, 1000, 10, columns={"a": column})}, frozenset())
+    parsed = parse(f"select from s.t where a {operator} $1", lambda *_: ("s.t", ("a",)))
+    assert parsed.accesses == (
+        Access("s.t", (Predicate("range", Key("a", frozenset({"a"})), operator, (1,)),), columns=frozenset({"a"})),
+    )
+    assert {it.text for it in variants(parsed, catalog)} == {f"select from s.t where a {operator} {bound}"}
