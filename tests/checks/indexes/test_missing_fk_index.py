@@ -106,6 +106,9 @@ def test_what_serves_a_key_is_told_from_what_does_not(server, build):
         "included": "(a) include (b)",
         "expression": "((a + 0), b)",
         "brin": "using brin (a, b)",
+        "null": "(a, b) where b is null",
+        "other": "(a, b, c) where c is not null",
+        "present": "(a, b) where b is not null",
         "same": "(a, b)",
         "reversed": "(b desc, a)",
         "wider": "(b, a, c)",
@@ -115,7 +118,7 @@ def test_what_serves_a_key_is_told_from_what_does_not(server, build):
         if text:
             build(f"create index on {name}_t {text}")
     tables = {name.split()[0] for name in found(server)}
-    served = {"same", "reversed", "wider"}
+    served = {"same", "reversed", "wider", "present"}
     assert tables == {f"lab.{name}_t" for name in indexes if name not in served}
 
 

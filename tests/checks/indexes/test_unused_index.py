@@ -4,7 +4,7 @@ import pytest
 
 from conftest import diagnose
 from pgrunbooks.check import Skip, catalogue
-from pgrunbooks.checks.indexes.unused_index import judge
+from pgrunbooks.checks.indexes.unused_index import causes, judge
 from pgrunbooks.drills import drills
 
 LIMITS = catalogue()["unused-index"].limits()
@@ -163,3 +163,11 @@ def test_a_scan_is_noticed_and_the_undo_makes_it_again(server, build):
     assert name not in unused()
     build(remedy.undo)
     assert unused()[name].evidence[0]["definition"] == findings[name].evidence[0]["definition"]
+
+
+@pytest.mark.parametrize("code", ["duplicate-index", "redundant-index"])
+def test_a_copy_is_unused_because_it_is_one(code, context, index_row):
+    (unused,) = judge([index_row()], LIMITS, context)
+    cause = dataclasses.replace(unused, code=code)
+    others = [dataclasses.replace(cause, name="shop.other"), dataclasses.replace(unused, code="index-bloat"), cause]
+    assert list(causes(unused, others)) == [cause]

@@ -2,9 +2,10 @@
 
 Deleting a row of the parent, or changing its key, looks for the rows that reference it: without an index that is a
 sequential scan of the child for each row, while the parent's row stays locked. An index serves where its leading
-columns are the key's, in any order, if it is valid and not partial. Grave where the parent sees deletes, or where
-ON DELETE or ON UPDATE acts on the child. The server does not count updates of a key, and updates that are not HOT say
-little of them, so that these are shown and decide nothing. Partitions are judged through the constraint of their root.
+columns are the key's, in any order, if it is valid and holds every row but those whose key is null. Grave where the
+parent sees deletes, or where ON DELETE or ON UPDATE acts on the child. The server does not count updates of a key, and
+updates that are not HOT say little of them, so that these are shown and decide nothing. Partitions are judged through
+the constraint of their root.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows
-from pgrunbooks.checks._indexes import Row
+from pgrunbooks.checks._indexes import NOT_NULL, Row
 
 # One row a foreign key, those of partitions included; it opens no user's table.
 _FOREIGN_KEYS = """
@@ -41,7 +42,11 @@ select
         from pg_catalog.pg_index as i
         join pg_catalog.pg_class as ic on ic.oid = i.indexrelid
         join pg_catalog.pg_am as m on m.oid = ic.relam
-        where i.indrelid = f.conrelid and i.indisvalid and i.indpred is null and m.amname in ('btree', 'hash', 'gist')
+        where i.indrelid = f.conrelid and i.indisvalid and m.amname in ('btree', 'hash', 'gist')
+            and (
+                i.indpred is null
+                or (pg_catalog.regexp_match(i.indpred::text, '{not_null}'))[1]::int2 = any(f.conkey)
+            )
             and i.indnkeyatts >= pg_catalog.cardinality(f.conkey)
             and (i.indkey::int2[])[0:pg_catalog.cardinality(f.conkey) - 1] operator(pg_catalog.@>) f.conkey
             and (i.indkey::int2[])[0:pg_catalog.cardinality(f.conkey) - 1] operator(pg_catalog.<@) f.conkey
@@ -66,9 +71,10 @@ where f.contype = 'f' and {enforced} and n.nspname !~ '^pg_' and n.nspname <> 'i
 order by n.nspname, c.relname, f.conname, f.oid
 """
 
+_WITH_KEYS = _FOREIGN_KEYS.replace("{not_null}", NOT_NULL)
 SQL: Mapping[int, str] = {
-    15: _FOREIGN_KEYS.replace("{enforced}", "true"),
-    18: _FOREIGN_KEYS.replace("{enforced}", "f.conenforced"),
+    15: _WITH_KEYS.replace("{enforced}", "true"),
+    18: _WITH_KEYS.replace("{enforced}", "f.conenforced"),
 }
 
 _ACTIONS = {"c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}

@@ -87,6 +87,12 @@ def _spared_by_foreign_keys(candidates: Sequence[Row], indexes: Rows, going: Set
     return spared
 
 
+def causes(finding: Finding, others: Sequence[Finding]) -> Iterable[Finding]:
+    """Return what says that another index does the same: the planner scans one of the two."""
+    same = ("duplicate-index", "redundant-index")
+    return (other for other in others if other.code in same and other.name == finding.name)
+
+
 def _finding(row: Row, standbys: dict[str, Row], context: Context) -> Finding:
     age = duration(context.server.counters_age_s or 0)
     since = (
@@ -116,6 +122,7 @@ check = Check(
     "unused-index",
     sql=SQL,
     judge=judge,
+    causes=causes,
     docs=("https://www.postgresql.org/docs/current/monitoring-stats.html#MONITORING-PG-STAT-ALL-INDEXES-VIEW",),
     runbook="index_analysis",
     primary_only=True,
