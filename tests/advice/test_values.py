@@ -26,3 +26,11 @@ def test_a_bound_of_a_range_leaves_one_of_few_values(known, operator, bound):
         Access("s.t", (Predicate("range", Key("a", frozenset({"a"})), operator, (1,)),), columns=frozenset({"a"})),
     )
     assert {it.text for it in variants(parsed, catalog)} == {f"select from s.t where a {operator} {bound}"}
+
+
+@pytest.mark.parametrize(("output", "share"), [("a", 0.95), ("count(*)", 0.5)])
+def test_a_common_value_weighs_less_where_the_number_of_its_rows_is_hidden(output, share):
+    column = Column("a", "int4", "N", common={"done": 0.95, "new": 0.05})
+    catalog = Catalog((), {"s.t": Table("s.t", 1, 1000, 10, columns={"a": column})}, frozenset())
+    parsed = parse(f"select {output} from s.t where a = $1", lambda *_: ("s.t", ("a",)))
+    assert {it.text[-6:]: it.share for it in variants(parsed, catalog)}["'done'"] == share

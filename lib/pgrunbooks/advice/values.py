@@ -24,7 +24,7 @@ OFFSET = 20
 _HINT_SHARE = 0.5
 _DOMINATES = 0.3
 _LEAST_SHARE = 0.1
-_MOST_LIMITED_SHARE = 0.5  # a LIMIT hides how many rows would have come: a queue asks for the few that are not done
+_MOST_HIDDEN_SHARE = 0.5  # LIMIT and count() hide how many rows there are: a queue asks for the few that are new
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def variants(parsed: Parsed, catalog: Catalog, rows_per_call: float = 0.0) -> li
         hint = _hint(table, predicate)
         if hint and predicate.params and predicate.kind == "equal":
             hinted[predicate.params[0]] = hint
-    most = _MOST_LIMITED_SHARE if parsed.limits else 1.0
+    most = _MOST_HIDDEN_SHARE if parsed.limits or parsed.condenses else 1.0
     share = min(max(_LEAST_SHARE, max(shares, default=0.0)), most)
     weighted = [(common, share), (typical, 1 - share)]
     if hinted != fixed:
