@@ -143,6 +143,11 @@ EXPECTED = [
         {"orders (placed_at)"},
     ),
     (
+        "a list of rows",
+        "select * from orders where (customer_id, total) in (($1, $2), ($3, $4))",
+        {"orders (total, customer_id)"},
+    ),
+    (
         "a row comparison",
         "select * from orders where (total, id) > ($1, $2) order by total, id limit 20",
         {"orders (total, id)"},

@@ -34,3 +34,10 @@ def test_a_common_value_weighs_less_where_the_number_of_its_rows_is_hidden(outpu
     catalog = Catalog((), {"s.t": Table("s.t", 1, 1000, 10, columns={"a": column})}, frozenset())
     parsed = parse(f"select {output} from s.t where a = $1", lambda *_: ("s.t", ("a",)))
     assert {it.text[-6:]: it.share for it in variants(parsed, catalog)}["'done'"] == share
+
+
+def test_a_pattern_of_a_start_and_a_wildcard_is_filled_beyond_what_all_start_with():
+    column = Column("a", "text", "S", bounds=("SKU-abcde", "SKU-bcdef", "SKU-cdefg"))
+    catalog = Catalog((), {"s.t": Table("s.t", 1, 1000, 10, columns={"a": column})}, frozenset())
+    parsed = parse("select from s.t where a like $1 || $2", lambda *_: ("s.t", ("a",)))
+    assert {it.text for it in variants(parsed, catalog)} == {"select from s.t where a like 'SKU-bc' || '%'"}

@@ -410,6 +410,10 @@ class _Reader:
                 self.sides(node, one, operator, other, scope, sink)
         elif kind in (expressions.AEXPR_OP, expressions.AEXPR_LIKE, expressions.AEXPR_ILIKE):
             self.sides(node, left, operator, right, scope, sink)
+        elif kind == expressions.AEXPR_IN and operator == "=" and isinstance(left, ast.RowExpr):
+            rows = [it.args if isinstance(it, ast.RowExpr) else () for it in right]
+            for one, others in zip(left.args, zip(*rows, strict=False), strict=False):
+                self.one_side(node, one, "in", others, scope, sink)
         elif kind in (expressions.AEXPR_IN, expressions.AEXPR_OP_ANY) and operator == "=":
             self.one_side(node, left, "in" if kind == expressions.AEXPR_IN else "any", right, scope, sink)
         elif kind == expressions.AEXPR_BETWEEN:
@@ -442,7 +446,8 @@ class _Reader:
     def one_side(self, node: Any, side: Any, operator: str, other: Any, scope: _Scope, sink: _Sink) -> None:
         """Note a comparison of a key with anything that is no key."""
         beyond = [ref for it in nodes(other) if isinstance(it, ast.ColumnRef) for ref in self.resolved(it, scope)]
-        params = tuple(it.number for it in plain_items(other) if isinstance(it, ast.ParamRef))
+        items = plain_items(_start_and_rest(other) if operator == "~~" else other)
+        params = tuple(it.number for it in items if isinstance(it, ast.ParamRef))
         literal = literal_of(other)
         kind = _like(literal) if operator == "~~" else _KINDS.get(operator)
         if kind is None:
@@ -657,6 +662,13 @@ def _argument(node: Any) -> Any:
 def _is_own(node: Any, ref: _Ref) -> bool:
     """Tell whether a column has the same name in the statement and in the table."""
     return not isinstance(node, ast.ColumnRef) or ref.key.text == quoted(node.fields[-1].sval)
+
+
+def _start_and_rest(pattern: Any) -> Any:
+    """Return both parts of ``$1 || '%'``, or the pattern as it is."""
+    if isinstance(pattern, ast.A_Expr) and pattern.name[-1].sval == "||":
+        return (pattern.lexpr, pattern.rexpr)
+    return pattern
 
 
 def _like(pattern: str | None) -> Kind:

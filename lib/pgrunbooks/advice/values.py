@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 from pglast import ast, parse_sql
@@ -178,7 +179,11 @@ def _typical(predicate: Predicate, column: Column, access: Access, place: int) -
     if predicate.kind == "range":
         return _bound(predicate, column, access)
     if predicate.kind in ("like", "prefix", "pattern"):
-        part = re.sub("[%_]", "", middle[: max(3, len(middle) // 2)])
+        ends = zip(min(known), max(known), strict=False)
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))  # nobody asks for 'SKU-' alone
+        part = re.sub("[%_]", "", middle[: max(3, len(middle) // 2, shared + 2)])
+        if len(predicate.params) > 1:  # $1 || '%'
+            return literal("%" if place else part)
         return literal(
             f"%{part}%" if predicate.kind == "pattern" else part if predicate.operator == "^@" else f"{part}%"
         )
