@@ -14,7 +14,7 @@ from pgrunbooks.errors import LabError
 from pgrunbooks.sandbox import DATABASE, Sandbox, temporary_sandbox
 from pgrunbooks.session import Session, open_session
 from pgrunbooks.targets import Target
-from pgrunbooks.workload import read_workload
+from pgrunbooks.workload import Statement, Workload, read_workload
 
 CALLS = 1000
 
@@ -191,6 +191,17 @@ def test_a_policy_is_part_of_what_its_role_reads(shop):
                 assert statements(advise(session)) == ["public.notes (tenant, state, id);"]
         finally:
             owner.execute("drop table notes; drop role tenant")
+
+
+@pytest.mark.parametrize(("mean_ms", "wanted"), [(0.09, []), (0.1, ["public.many (k);"])])
+def test_a_call_that_takes_no_time_waits_for_no_index(mean_ms, wanted, shop, session):
+    workload = Workload((Statement("select * from many where k = $1", 1, 1000, 1000 * mean_ms),))
+    with shop.connect() as owner:
+        owner.execute("create table many as select i as k from generate_series(1, 50000) i; analyze many")
+        try:
+            assert statements(advise(session, workload=workload)) == wanted
+        finally:
+            owner.execute("drop table many")
 
 
 def test_operator_classes_of_one_family_are_one_index(shop):
