@@ -119,6 +119,9 @@ def test_a_variable_is_a_parameter_where_a_column_could_stand():
     text = """select 'é' from t where a = new . "My Id" or b = $1"""
     assert with_parameter(text, text.index("new")) == "select 'é' from t where a = $2 or b = $1"
     assert with_parameter(text, text.index("t where")) is None
+    assert with_parameter("select from t where a = b and c = $2", len("select from t where a = ")) == (
+        "select from t where a = $1 and c = $2"
+    )
 
 
 def test_identifiers_are_found_in_any_quotes():

@@ -80,6 +80,13 @@ members as (
     union all
     select c.oid, c.oid from pg_catalog.pg_class as c where c.relkind in ('r', 'm')
 ),
+inherited as (
+    select f.root as oid, pg_catalog.array_agg(pg_catalog.format('%I.%I', n.nspname, c.relname) order by c.oid) as heirs
+    from heirs as f
+    join pg_catalog.pg_class as c on c.oid = f.member and c.relkind = 'r'
+    join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+    group by f.root
+),
 sums as (
     select
         m.oid,
@@ -107,19 +114,13 @@ select
     coalesce(s.updated, 0) as updated,
     coalesce(s.hot_updated, 0) as hot_updated,
     case when c.relkind = 'p' then coalesce(s.members, '{}') end as partitions,
-    array(
-        select pg_catalog.format('%I.%I', hn.nspname, h.relname)
-        from heirs as f
-        join pg_catalog.pg_class as h on h.oid = f.member and h.relkind = 'r'
-        join pg_catalog.pg_namespace as hn on hn.oid = h.relnamespace
-        where f.root = c.oid
-        order by h.oid
-    ) as heirs,
+    coalesce(h.heirs, '{}') as heirs,
     pg_catalog.array_position(pg_catalog.current_schemas(false), n.nspname) as place,
     case when c.relkind = 'v' then pg_catalog.pg_get_viewdef(c.oid) end as definition
 from pg_catalog.pg_class as c
 join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
 left join sums as s on s.oid = c.oid
+left join inherited as h on h.oid = c.oid
 where c.relkind in ('r', 'p', 'm', 'v') and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
 order by c.oid
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Iterator
+from itertools import count
 from typing import Any
 
 from pglast import ast, parse_sql
@@ -83,7 +84,8 @@ def with_parameter(text: str, place: int) -> str | None:
     column = next((it for it in _nodes_of(text) if isinstance(it, ast.ColumnRef) and it.location == place), None)
     if column is None:
         return None
-    number = 1 + max((it.number for it in _nodes_of(text) if isinstance(it, ast.ParamRef)), default=0)
+    used = {it.number for it in _nodes_of(text) if isinstance(it, ast.ParamRef)}
+    number = next(it for it in count(1) if it not in used)  # a server before 16 wants all from 1 on
     tokens = [it for it in scan(text) if it.start >= place]
     return f"{text[:place]}${number}{text[tokens[2 * len(column.fields) - 2].end + 1 :]}"
 
