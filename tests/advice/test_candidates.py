@@ -192,6 +192,14 @@ def test_what_is_there_is_no_candidate(proposed, catalog):
     assert proposed(text, catalog(indexes=(there,))) == {"orders (placed_at)"}
 
 
+def test_what_begins_with_a_unique_key_is_no_candidate(proposed, catalog):
+    there = Existing("shop.i", "shop.orders", "btree", ("id",), (), None, (), "", True, True, 0)
+    text = "select sum(total) from orders where id = $1 and customer_id = $2"
+    found = proposed(text, catalog(indexes=(there,)), covering=True)
+    assert found == {it for it in proposed(text, covering=True) if not it.startswith("orders (id")}
+    assert found
+
+
 def test_a_constant_of_an_index_comes_back_into_the_statement(proposed, catalog):
     there = Existing(
         "shop.i",

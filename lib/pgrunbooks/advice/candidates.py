@@ -38,7 +38,8 @@ def candidates(access: Access, catalog: Catalog, *, covering: bool = True) -> li
         return []
     access = access if covering else replace(access, columns=None)
     found = dict.fromkeys(itertools.chain(_btrees(access, table), _others(access, table, catalog)))
-    return [it for it in found if not any(covers(index, it) for index in table.indexes)][:MOST_OF_ACCESS]
+    new = (it for it in found if not any(covers(index, it) or _finds_one(index, it) for index in table.indexes))
+    return list(itertools.islice(new, MOST_OF_ACCESS))
 
 
 def covers(existing: Existing | Index, wanted: Index) -> bool:
@@ -52,6 +53,12 @@ def covers(existing: Existing | Index, wanted: Index) -> bool:
     leading = existing.keys[: len(wanted.keys)]
     same = leading == wanted.keys or leading == tuple(_reversed(key) for key in wanted.keys)
     return same and set(wanted.include) <= {*existing.include, *existing.keys}
+
+
+def _finds_one(existing: Existing, wanted: Index) -> bool:
+    """Tell whether the first keys of an index find one row at most: whatever follows them saves one visit to it."""
+    known = existing.is_unique and existing.method == wanted.method == "btree" and existing.where is None
+    return known and wanted.keys[: len(existing.keys)] == existing.keys
 
 
 def _btrees(access: Access, table: Table) -> Iterator[Index]:
