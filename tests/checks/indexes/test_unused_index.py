@@ -171,3 +171,11 @@ def test_a_copy_is_unused_because_it_is_one(code, context, index_row):
     cause = dataclasses.replace(unused, code=code)
     others = [dataclasses.replace(cause, name="shop.other"), dataclasses.replace(unused, code="index-bloat"), cause]
     assert list(causes(unused, others)) == [cause]
+
+
+@pytest.mark.parametrize(
+    ("is_clustered", "job"), [(False, "(a yearly report)"), (True, "(CLUSTER, for which it is marked)")]
+)
+def test_the_remedy_names_the_job_that_may_need_it(is_clustered, job, context, index_row):
+    (finding,) = judge([index_row(is_clustered=is_clustered)], LIMITS, context)
+    assert finding.remedies[0].title.endswith(job)

@@ -100,6 +100,7 @@ def _finding(row: Row, standbys: dict[str, Row], context: Context) -> Finding:
         if row["scans"]
         else f"no scan in the {age} that its counters span"
     )
+    job = "CLUSTER, for which it is marked" if row["is_clustered"] else "a yearly report"
     where = f" here and on {', '.join(sorted(context.standbys))}" if context.standbys else ""
     return Finding(
         severity="warning",
@@ -114,7 +115,7 @@ def _finding(row: Row, standbys: dict[str, Row], context: Context) -> Finding:
                 for server, other in sorted(standbys.items())
             ),
         ],
-        remedies=(drop(row, "Drop it, unless it is younger than the counters or serves a rare job (a yearly report)"),),
+        remedies=(drop(row, f"Drop it, unless it is younger than the counters or serves a rare job ({job})"),),
     )
 
 
