@@ -204,6 +204,19 @@ def test_a_call_that_takes_no_time_waits_for_no_index(mean_ms, wanted, shop, ses
             owner.execute("drop table many")
 
 
+def test_a_table_that_is_locked_is_named_and_hides_no_other(shop, session):
+    with shop.connect() as owner, shop.connect() as other, other.transaction():
+        owner.execute("create table many as select i as k from generate_series(1, 50000) i; analyze many")
+        try:
+            other.execute("lock table shop.customers in access exclusive mode")
+            texts = ("select * from many where k = $1", "select * from shop.customers where id = $1")
+            advice = advise(session, workload=Workload(tuple(Statement(text, 1, 1000, 1e4) for text in texts)))
+            assert statements(advice) == ["public.many (k);"]
+            assert list(advice.unseen) == ["shop.customers"]
+        finally:
+            owner.execute("drop table many")
+
+
 def test_operator_classes_of_one_family_are_one_index(shop):
     with shop.connect() as owner:
         owner.execute("create table likes (slug varchar); create index on likes (slug varchar_pattern_ops)")

@@ -54,6 +54,14 @@ where c.relkind in ('r', 'p', 'm') and n.nspname !~ '^pg_' and n.nspname <> 'inf
 order by c.oid, a.attnum
 """
 
+# Whoever prints a definition of theirs waits; the lab names them as left out.
+LOCKED = """
+    select l.relation
+    from pg_catalog.pg_locks as l
+    join pg_catalog.pg_database as d on d.oid = l.database and d.datname = pg_catalog.current_database()
+    where l.locktype = 'relation' and l.mode = 'AccessExclusiveLock'
+"""
+
 _RELATIONS = """
 with recursive family (member, root) as (
     select h.inhrelid, h.inhparent
@@ -116,7 +124,7 @@ select
     case when c.relkind = 'p' then coalesce(s.members, '{}') end as partitions,
     coalesce(h.heirs, '{}') as heirs,
     pg_catalog.array_position(pg_catalog.current_schemas(false), n.nspname) as place,
-    case when c.relkind = 'v' then pg_catalog.pg_get_viewdef(c.oid) end as definition
+    case when c.relkind = 'v' and c.oid not in ({locked}) then pg_catalog.pg_get_viewdef(c.oid) end as definition
 from pg_catalog.pg_class as c
 join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
 left join sums as s on s.oid = c.oid
@@ -140,7 +148,7 @@ join pg_catalog.pg_class as x on x.oid = i.indexrelid
 join pg_catalog.pg_namespace as n on n.oid = x.relnamespace
 join pg_catalog.pg_class as t on t.oid = i.indrelid
 join pg_catalog.pg_namespace as tn on tn.oid = t.relnamespace
-where i.indisvalid and t.oid = any(%(oids)s::oid[])
+where i.indisvalid and t.oid = any(%(oids)s::oid[]) and t.oid not in ({locked})
 order by i.indexrelid
 """
 
@@ -257,7 +265,7 @@ class Catalog:
 
 def read_relations(session: Session) -> list[dict[str, Any]]:
     """Return every table, partitioned table, materialized view and view of a user's schema."""
-    return session.rows(_RELATIONS)
+    return session.rows(_RELATIONS.replace("{locked}", LOCKED))
 
 
 def read_catalog(session: Session, names: set[str] | None = None) -> Catalog:
@@ -269,7 +277,7 @@ def read_catalog(session: Session, names: set[str] | None = None) -> Catalog:
     for row in session.rows(_COLUMNS, oids):
         columns[row["table"]][row["column"]] = _column(row)
     indexes: dict[str, list[Existing]] = defaultdict(list)
-    for row in session.rows(_INDEXES, oids):
+    for row in session.rows(_INDEXES.replace("{locked}", LOCKED), oids):
         indexes[row["table"]].append(_existing(row))
     tables = {
         row["table"]: Table(
