@@ -12,10 +12,10 @@ from itertools import count
 from typing import Any
 
 from pglast import ast, enums, parse_sql
-from pglast.parser import scan
+from pglast.parser import ParseError, scan
 from pglast.stream import RawStream
 
-from pgrunbooks.advice.accesses import Access, Predicate
+from pgrunbooks.advice.accesses import Access, NotUnderstood, Predicate
 from pgrunbooks.advice.catalog import LOCKED, Table
 from pgrunbooks.advice.expressions import nodes, quoted
 from pgrunbooks.session import Session
@@ -49,22 +49,9 @@ order by r.rolname, n.nspname, c.relname
 """
 # https://www.postgresql.org/docs/current/rules-privileges.html: before the policy is asked, nothing but a leakproof
 # operator may see a row, not even in an index. All orders of these types are leakproof in PostgreSQL 15 to 18.
-_LEAKPROOF = frozenset(
-    ["bool", "bpchar", "bytea", "date", "float4", "float8", "inet", "int2", "int4", "int8", "interval"]
-)
-_LEAKPROOF |= {
-    "macaddr",
-    "money",
-    "name",
-    "oid",
-    "text",
-    "time",
-    "timestamp",
-    "timestamptz",
-    "timetz",
-    "uuid",
-    "varchar",
-}
+_LEAKPROOF = frozenset(["bool", "float4", "float8", "int2", "int4", "int8", "money", "oid"])
+_LEAKPROOF |= {"bpchar", "bytea", "inet", "macaddr", "name", "text", "uuid", "varchar"}
+_LEAKPROOF |= {"date", "interval", "time", "timestamp", "timestamptz", "timetz"}
 _SEEN_BY_ALL = ("equal", "among", "range", "test")
 _CALLS = (ast.FuncCall, ast.SQLValueFunction)
 
@@ -79,6 +66,7 @@ def guarded(text: str, conditions: Mapping[str, str]) -> str:
     """Return a statement that reads only the rows of a table ('schema.table') that fulfil its condition.
 
     The ``text`` has a schema before every table. What an UPDATE, DELETE or MERGE changes is left as it is.
+    Raises NotUnderstood for the condition of a newer server that cannot be read.
     """
     tree = tuple(it.stmt for it in parse_sql(text))
     numbers = count(1 + max((it.number for it in nodes(tree) if isinstance(it, ast.ParamRef)), default=0))
@@ -86,7 +74,7 @@ def guarded(text: str, conditions: Mapping[str, str]) -> str:
     for source in sorted(_sources(tree), key=lambda it: -it.location):
         table = f"{quoted(source.schemaname)}.{quoted(source.relname)}"
         if table in conditions:
-            condition = parse_sql(f"select where {conditions[table]}")[0].stmt.whereClause
+            condition = _read(conditions[table])
             inner = f"(select * from {table} where {RawStream()(_of_any_session(condition, numbers))})"
             *_, name = [it for it in tokens if it.start >= source.location][:3]
             alias = "" if source.alias else f" as {quoted(source.relname)}"
@@ -107,6 +95,13 @@ def visible(access: Access, table: Table, first_parameter: int) -> Access:
         predicates=tuple(filter(may, access.predicates)),
         alternatives=tuple(arm for arm in access.alternatives if all(map(may, arm))),
     )
+
+
+def _read(condition: str) -> Any:
+    try:
+        return parse_sql(f"select where {condition}")[0].stmt.whereClause
+    except ParseError as error:
+        raise NotUnderstood(f"a policy of row level security cannot be read: {error.args[0]}") from None
 
 
 def _sources(tree: Any) -> Iterator[ast.RangeVar]:

@@ -19,6 +19,7 @@ def key(number=1, **changes):
         "is_partitioned": False,
         "columns": "order_id",
         "column_names": "order_id",
+        "is_name_taken": False,
         "table_rows": 50_000,
         "referenced_table": "shop.orders",
         "referenced_oid": 200,
@@ -148,6 +149,20 @@ def test_odd_names_are_named_and_the_remedy_and_its_undo_run(server, build):
     assert found(server) == {}
     build(remedy.undo)
     assert len(found(server)) == 1
+
+
+def test_the_index_has_the_name_that_postgresql_would_give_it_unless_that_is_taken(server, build):
+    build(
+        "create table p (a integer primary key)",
+        "create table e (a integer references p, b integer references p)",
+        "create index e_b_idx on e (b) where b > 7",
+    )
+    created = [it.remedies[0].sql for _, it in sorted(found(server).items())]
+    assert created == [
+        "create index concurrently e_a_idx on lab.e (a);",
+        "create index concurrently e_b_fk_idx on lab.e (b);",
+    ]
+    build(*created)
 
 
 def test_the_remedy_of_a_partitioned_table_builds_before_it_adopts(server, build):

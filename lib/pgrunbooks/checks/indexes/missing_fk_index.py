@@ -29,6 +29,11 @@ select
     c.relkind = 'p' as is_partitioned,
     k.columns,
     k.column_names,
+    exists (
+        select from pg_catalog.pg_class as x
+        where x.relnamespace = c.relnamespace
+            and x.relname = pg_catalog.concat(c.relname, '_', k.column_names, '_idx')::name
+    ) as is_name_taken,
     greatest(c.reltuples, pg_catalog.pg_stat_get_live_tuples(c.oid), 0)::int8 as table_rows,
     pg_catalog.format('%I.%I', rn.nspname, r.relname) as referenced_table,
     r.oid::int8 as referenced_oid,
@@ -155,8 +160,11 @@ def _create(root: Row, missing: Sequence[Row], *, whole: bool) -> Remedy:
 
 
 def _index_name(row: Row) -> str:
-    """Return a name of at most 63 bytes for the index, quoted where it has to be."""
-    name = f"{row['table_name']}_{row['column_names']}_fk_idx"
+    """Return a name of at most 63 bytes for the index, quoted where it has to be.
+
+    It is the one that missing-index gives, so that of the same index from both the second one is refused.
+    """
+    name = f"{row['table_name']}_{row['column_names']}{'_fk_idx' if row['is_name_taken'] else '_idx'}"
     if len(name.encode()) > 63:
         digest = hashlib.sha256(name.encode()).hexdigest()[:8]
         name = f"{name.encode()[:47].decode(errors='ignore')}_{digest}_fk_idx"
