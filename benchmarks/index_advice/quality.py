@@ -57,7 +57,7 @@ PAGE = """# Index advice: how good it is
 {day}, PostgreSQL {version} with HypoPG {hypopg}, {cores} cores that others use too (load {load}), everything cached.
 Every set was built for real. 'estimated' is the workload's time after / before as the planner sees it: the time of each
 statement, times its cost after / before. 'executed' is the same in measured time: the best of {runs} runs with the
-indexes, and of as many right after they are dropped. Lower is better. 'slower' are statements that took more than 20 %
+indexes and of as many without them, in turns. Lower is better. 'slower' are statements that took more than 20 %
 and 1 ms longer. 'MB' is what the indexes take; 'budget' is what the advisor was told, and 'told' how its own estimate
 of the size relates to the truth. No parallel workers: two cores that others use too would time the others.
 
@@ -229,9 +229,9 @@ def report(it: Measured, options: argparse.Namespace) -> Iterator[str]:
             else:
                 found, told, took, without = theirs(it, options.mcp, stopping, limit)
                 stopping |= without
-            with built(it, found) as size:
-                after, now = costs(it), {} if options.estimate else seconds(it)
-            before = seconds(it) if now else {}
+            with built(it, found) as (names, size):
+                after = costs(it)
+                now, before = ({}, {}) if options.estimate else in_turns(it, names)
             slower = [name for name, was in before.items() if now[name] > max(1.2 * was, was + 1e-3)]
             name = f"{limit / 2**20:.1f} MB" if limit != float("inf") else "none"
             yield _said(
@@ -347,7 +347,7 @@ class Greedy:
                         self.wanted.setdefault(f"create index on {access.table} ({', '.join(keys)})", set()).add(name)
         for index in self.wanted:
             if index not in it.sizes:
-                with built(it, [index]) as size:
+                with built(it, [index]) as (_, size):
                     it.sizes[index] = size
 
     def search(self, budget: float) -> tuple[list[str], int, float]:
@@ -396,8 +396,8 @@ def _permutations(access: Access) -> Iterator[tuple[str, ...]]:
 
 
 @contextmanager
-def built(it: Measured, indexes: Sequence[str]) -> Iterator[int]:
-    """Build indexes for as long as the block lasts; gives their size."""
+def built(it: Measured, indexes: Sequence[str]) -> Iterator[tuple[Sequence[str], int]]:
+    """Build indexes for as long as the block lasts; gives their names and their size."""
     names = []
     for number, index in enumerate(indexes):
         names.append(f"{it.schema}.measured_{number}")
@@ -407,7 +407,7 @@ def built(it: Measured, indexes: Sequence[str]) -> Iterator[int]:
     sizes = "select sum(pg_relation_size(it::regclass)) from unnest(%s::text[]) as it"
     row = it.connection.execute(sizes, [names]).fetchone()
     try:
-        yield int(row[0] or 0) if row else 0
+        yield names, int(row[0] or 0) if row else 0
     finally:
         for name in names:
             it.connection.execute(f"drop index {name}")
@@ -431,24 +431,40 @@ def _cost(connection: psycopg.Connection, text: str) -> float:
 
 
 def seconds(it: Measured) -> dict[str, float]:
-    """Return the time of each statement: the mean of its calls, each the best of some rounds."""
-    rounds = [
-        {name: [_rolled_back(it.connection, text) for text in texts] for name, texts in it.calls.items()}
-        for _ in range(RUNS)
-    ]
-    return {
-        name: statistics.fmean(min(each[name][number] for each in rounds) for number in range(len(texts)))
-        for name, texts in it.calls.items()
-    }
+    """Return the time of each statement: the mean of its calls, each the best of some runs."""
+    return _best([_run(it) for _ in range(RUNS)])
+
+
+def in_turns(it: Measured, indexes: Sequence[str]) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the times with and without indexes; a run of one follows a run of the other.
+
+    What else the machine does meanwhile falls on both.
+    """
+    runs = []
+    for _ in range(RUNS):
+        now = _run(it)
+        with it.connection.transaction(force_rollback=True):
+            for index in indexes:
+                it.connection.execute(f"drop index {index}")
+            runs.append((now, _run(it)))
+    after, before = zip(*runs, strict=True)
+    return _best(after), _best(before)
+
+
+def _run(it: Measured) -> dict[str, list[float]]:
+    costs(it)  # planned once, so that no statement waits for the catalog
+    return {name: [_rolled_back(it.connection, text) for text in texts] for name, texts in it.calls.items()}
+
+
+def _best(runs: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
+    return {name: statistics.fmean(map(min, zip(*(run[name] for run in runs), strict=True))) for name in runs[0]}
 
 
 def _rolled_back(connection: psycopg.Connection, text: str) -> float:
-    connection.execute("begin")
-    start = time.perf_counter()
-    connection.execute(text)
-    took = time.perf_counter() - start
-    connection.execute("rollback")
-    return took
+    with connection.transaction(force_rollback=True):
+        start = time.perf_counter()
+        connection.execute(text)
+        return time.perf_counter() - start
 
 
 if __name__ == "__main__":
