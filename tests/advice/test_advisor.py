@@ -204,6 +204,20 @@ def test_a_call_that_takes_no_time_waits_for_no_index(mean_ms, wanted, shop, ses
             owner.execute("drop table many")
 
 
+def test_a_quick_call_is_helped_by_what_a_slow_one_asks_for(shop, session):
+    texts = {"select * from many where k = $1": 10, "select k from many where k = $1 order by v": 0.05}
+    workload = Workload(
+        tuple(Statement(text, number, 100, 100 * ms) for number, (text, ms) in enumerate(texts.items()))
+    )
+    with shop.connect() as owner:
+        owner.execute("create table many as select i as k, i as v from generate_series(1, 50000) i; analyze many")
+        try:
+            (proposal,) = advise(session, workload=workload).proposals
+            assert {it.statement.text for it in proposal.helped} == set(texts)
+        finally:
+            owner.execute("drop table many")
+
+
 def test_a_table_that_is_locked_is_named_and_hides_no_other(shop, session):
     with shop.connect() as owner, shop.connect() as other, other.transaction():
         owner.execute("create table many as select i as k from generate_series(1, 50000) i; analyze many")

@@ -29,7 +29,7 @@ GAIN = 0.05
 MIN_CALLS = 20
 MOST_STATEMENTS = 500  # by time; beyond them is a thousandth of most workloads
 _MOST_VARIABLES = 20  # of a function, in one statement
-_FAST_MS = 0.1  # a call; most of less is the start of the executor, which no index saves, whatever its cost says
+_FAST_MS = 0.1  # a call that takes less asks for no index: most of it is the start of the executor, which none saves
 _MANY_ROWS = 25  # a call: fewer are a few visits to the heap, which INCLUDE could save
 _REAL_SHARE = 0.5  # of the calls, for one whose constants are known
 _WORTH_NAMING = 0.95  # of the cost: what an index saves less of is not listed with it
@@ -348,11 +348,11 @@ def _questions(
         covering = it.condenses or statement.mean_rows >= _MANY_ROWS
         accesses = (*it.accesses, *(example.accesses if example else ()))
         found = dict.fromkeys(index for access in accesses for index in candidates(access, catalog, covering=covering))
-        slow = statement.mean_ms >= _FAST_MS
-        usable = tuple(index for index in found if slow and index.table in costs.lab.tables)
+        usable = tuple(index for index in found if index.table in costs.lab.tables)
         weight = statement.total_ms / total
         questions.append(Question(statement, it, variants, usable, weight, has_example=bool(example)))
-    return questions
+    wanted = {index for it in questions if it.statement.mean_ms >= _FAST_MS for index in it.candidates}
+    return [replace(it, candidates=tuple(index for index in it.candidates if index in wanted)) for it in questions]
 
 
 def _understood(
