@@ -119,14 +119,7 @@ supports as (
     join pg_catalog.pg_index as i on i.indrelid = f.conrelid
     join pg_catalog.pg_class as c on c.oid = i.indexrelid
     join pg_catalog.pg_am as m on m.oid = c.relam
-    where f.contype = 'f' and i.indisvalid and m.amname in ('btree', 'hash', 'gist')
-        and (
-            i.indpred is null
-            or (pg_catalog.regexp_match(i.indpred::text, '{not_null}'))[1]::int2 = any(f.conkey)
-        )
-        and i.indnkeyatts >= pg_catalog.cardinality(f.conkey)
-        and (i.indkey::int2[])[0:pg_catalog.cardinality(f.conkey) - 1] operator(pg_catalog.@>) f.conkey
-        and (i.indkey::int2[])[0:pg_catalog.cardinality(f.conkey) - 1] operator(pg_catalog.<@) f.conkey
+    where f.contype = 'f' and {serves_key}
     group by i.indexrelid
 ),
 referenced as (
@@ -227,12 +220,22 @@ left join building as b on b.index_relid = i.indexrelid
 order by t.nspname, t.relname, i.indexrelid
 """
 
-# The tree of 'column is not null' and nothing else, with the number of the column: a lookup by a key finds all there.
-NOT_NULL = r"^\{NULLTEST :arg \{VAR :varno 1 :varattno (\d+) [^{}]*\} :nulltesttype 1 "
+# Index i of access method m finds the rows of foreign key f: its leading columns are the key's, in any order, and it
+# holds all rows, or (the tree of 'column is not null' and nothing else) all that have a key.
+SERVES_KEY = r"""i.indisvalid and m.amname in ('btree', 'hash', 'gist')
+        and (
+            i.indpred is null
+            or (pg_catalog.regexp_match(
+                i.indpred::text, '^\{NULLTEST :arg \{VAR :varno 1 :varattno (\d+) [^{}]*\} :nulltesttype 1 '
+            ))[1]::int2 = any(f.conkey)
+        )
+        and i.indnkeyatts >= pg_catalog.cardinality(f.conkey)
+        and (i.indkey::int2[])[0:pg_catalog.cardinality(f.conkey) - 1] operator(pg_catalog.@>) f.conkey
+        and (i.indkey::int2[])[0:pg_catalog.cardinality(f.conkey) - 1] operator(pg_catalog.<@) f.conkey"""
 
 _LAST_SCAN = "extract(epoch from now() - pg_catalog.pg_stat_get_lastscan(i.indexrelid))::float8"
 
-_WITH_KEYS = _INDEXES.replace("{not_null}", NOT_NULL)
+_WITH_KEYS = _INDEXES.replace("{serves_key}", SERVES_KEY)
 SQL: Mapping[int, str] = {
     15: _WITH_KEYS.replace("{last_scan}", "null::float8"),
     16: _WITH_KEYS.replace("{last_scan}", _LAST_SCAN),

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from pgrunbooks.check import Check, Context, Finding, Limits, Remedy, Rows
-from pgrunbooks.checks._indexes import NOT_NULL, Row
+from pgrunbooks.checks._indexes import SERVES_KEY, Row
 
 # One row a foreign key, those of partitions included; it opens no user's table.
 _FOREIGN_KEYS = """
@@ -47,14 +47,7 @@ select
         from pg_catalog.pg_index as i
         join pg_catalog.pg_class as ic on ic.oid = i.indexrelid
         join pg_catalog.pg_am as m on m.oid = ic.relam
-        where i.indrelid = f.conrelid and i.indisvalid and m.amname in ('btree', 'hash', 'gist')
-            and (
-                i.indpred is null
-                or (pg_catalog.regexp_match(i.indpred::text, '{not_null}'))[1]::int2 = any(f.conkey)
-            )
-            and i.indnkeyatts >= pg_catalog.cardinality(f.conkey)
-            and (i.indkey::int2[])[0:pg_catalog.cardinality(f.conkey) - 1] operator(pg_catalog.@>) f.conkey
-            and (i.indkey::int2[])[0:pg_catalog.cardinality(f.conkey) - 1] operator(pg_catalog.<@) f.conkey
+        where i.indrelid = f.conrelid and {serves_key}
     ) as supporting_indexes
 from pg_catalog.pg_constraint as f
 join pg_catalog.pg_class as c on c.oid = f.conrelid
@@ -76,7 +69,7 @@ where f.contype = 'f' and {enforced} and n.nspname !~ '^pg_' and n.nspname <> 'i
 order by n.nspname, c.relname, f.conname, f.oid
 """
 
-_WITH_KEYS = _FOREIGN_KEYS.replace("{not_null}", NOT_NULL)
+_WITH_KEYS = _FOREIGN_KEYS.replace("{serves_key}", SERVES_KEY)
 SQL: Mapping[int, str] = {
     15: _WITH_KEYS.replace("{enforced}", "true"),
     18: _WITH_KEYS.replace("{enforced}", "f.conenforced"),
