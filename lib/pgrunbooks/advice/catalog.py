@@ -14,6 +14,7 @@ from pglast.parser import ParseError
 from pgrunbooks.advice.accesses import AmbiguousName, Found
 from pgrunbooks.advice.expressions import plain_expression, quoted, unquoted
 from pgrunbooks.session import Session
+from pgrunbooks.sizes import locked
 
 # Only libc's C and POSIX and the collations that the server brings itself sort by the bytes; ICU never does.
 _COLUMNS = """
@@ -54,14 +55,6 @@ where c.relkind in ('r', 'p', 'm') and n.nspname !~ '^pg_' and n.nspname <> 'inf
 order by c.oid, a.attnum
 """
 
-# Whoever prints a definition of theirs waits; the lab names them as left out.
-LOCKED = """
-    select l.relation
-    from pg_catalog.pg_locks as l
-    join pg_catalog.pg_database as d on d.oid = l.database and d.datname = pg_catalog.current_database()
-    where l.locktype = 'relation' and l.mode = 'AccessExclusiveLock'
-"""
-
 _RELATIONS = """
 with recursive family (member, root) as (
     select h.inhrelid, h.inhparent
@@ -89,7 +82,9 @@ members as (
     select c.oid, c.oid from pg_catalog.pg_class as c where c.relkind in ('r', 'm')
 ),
 inherited as (
-    select f.root as oid, pg_catalog.array_agg(pg_catalog.format('%I.%I', n.nspname, c.relname) order by c.oid) as heirs
+    select
+        f.root as oid,
+        pg_catalog.array_agg(pg_catalog.format('%%I.%%I', n.nspname, c.relname) order by c.oid) as heirs
     from heirs as f
     join pg_catalog.pg_class as c on c.oid = f.member and c.relkind = 'r'
     join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
@@ -103,7 +98,7 @@ sums as (
         sum(pg_catalog.pg_stat_get_tuples_inserted(c.oid))::int8 as inserted,
         sum(pg_catalog.pg_stat_get_tuples_updated(c.oid))::int8 as updated,
         sum(pg_catalog.pg_stat_get_tuples_hot_updated(c.oid))::int8 as hot_updated,
-        pg_catalog.array_agg(pg_catalog.format('%I.%I', n.nspname, c.relname) order by c.oid)
+        pg_catalog.array_agg(pg_catalog.format('%%I.%%I', n.nspname, c.relname) order by c.oid)
             filter (where c.relkind = 'r') as members
     from members as m
     join pg_catalog.pg_class as c on c.oid = m.member
@@ -114,7 +109,7 @@ select
     c.oid::int8 as oid,
     n.nspname::text as schema,
     c.relname::text as name,
-    pg_catalog.format('%I.%I', n.nspname, c.relname) as "table",
+    pg_catalog.format('%%I.%%I', n.nspname, c.relname) as "table",
     c.relkind::text as kind,
     coalesce(s.rows, 0) as rows,
     coalesce(s.pages, 0) as pages,
@@ -124,7 +119,8 @@ select
     case when c.relkind = 'p' then coalesce(s.members, '{}') end as partitions,
     coalesce(h.heirs, '{}') as heirs,
     pg_catalog.array_position(pg_catalog.current_schemas(false), n.nspname) as place,
-    case when c.relkind = 'v' and c.oid not in ({locked}) then pg_catalog.pg_get_viewdef(c.oid) end as definition
+    case when c.relkind = 'v' and c.oid <> all(%(locked)s::oid[]) then pg_catalog.pg_get_viewdef(c.oid) end
+        as definition
 from pg_catalog.pg_class as c
 join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
 left join sums as s on s.oid = c.oid
@@ -148,7 +144,7 @@ join pg_catalog.pg_class as x on x.oid = i.indexrelid
 join pg_catalog.pg_namespace as n on n.oid = x.relnamespace
 join pg_catalog.pg_class as t on t.oid = i.indrelid
 join pg_catalog.pg_namespace as tn on tn.oid = t.relnamespace
-where i.indisvalid and t.oid = any(%(oids)s::oid[]) and t.oid not in ({locked})
+where i.indisvalid and t.oid = any(%(oids)s::oid[])
 order by i.indexrelid
 """
 
@@ -263,21 +259,17 @@ class Catalog:
         return row["table"], row["definition"] or self._columns.get(row["table"], ())
 
 
-def read_relations(session: Session) -> list[dict[str, Any]]:
-    """Return every table, partitioned table, materialized view and view of a user's schema."""
-    return session.rows(_RELATIONS.replace("{locked}", LOCKED))
-
-
 def read_catalog(session: Session, names: set[str] | None = None) -> Catalog:
     """Return the catalog with the details of the tables of those names; None: of all tables."""
-    relations = read_relations(session)
+    in_the_way = locked(session)  # who prints a definition waits for the lock
+    relations = session.rows(_RELATIONS, {"locked": sorted(in_the_way)})
     wanted = [row for row in relations if row["kind"] != "v" and (names is None or row["table"] in names)]
     oids = {"oids": [row["oid"] for row in wanted]}
     columns: dict[str, dict[str, Column]] = defaultdict(dict)
     for row in session.rows(_COLUMNS, oids):
         columns[row["table"]][row["column"]] = _column(row)
     indexes: dict[str, list[Existing]] = defaultdict(list)
-    for row in session.rows(_INDEXES.replace("{locked}", LOCKED), oids):
+    for row in session.rows(_INDEXES, {"oids": sorted(set(oids["oids"]) - in_the_way)}):
         indexes[row["table"]].append(_existing(row))
     tables = {
         row["table"]: Table(

@@ -16,9 +16,10 @@ from pglast.parser import ParseError, scan
 from pglast.stream import RawStream
 
 from pgrunbooks.advice.accesses import Access, NotUnderstood, Predicate
-from pgrunbooks.advice.catalog import LOCKED, Table
+from pgrunbooks.advice.catalog import Table
 from pgrunbooks.advice.expressions import nodes, quoted
 from pgrunbooks.session import Session
+from pgrunbooks.sizes import locked
 
 # What a role may see of a table: one of the permissive policies and all of the restrictive ones.
 _POLICIES = """
@@ -38,7 +39,7 @@ from pg_catalog.pg_policy as p
 join pg_catalog.pg_class as c on c.oid = p.polrelid
 join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
 join pg_catalog.pg_roles as r on r.rolname = any(%(roles)s) and not r.rolsuper and not r.rolbypassrls
-where c.relrowsecurity and c.oid not in ({locked}) and p.polcmd in ('r', '*') and p.polqual is not null
+where c.relrowsecurity and c.oid <> all(%(locked)s::oid[]) and p.polcmd in ('r', '*') and p.polqual is not null
     and (c.relforcerowsecurity or not pg_catalog.pg_has_role(r.oid, c.relowner, 'usage'))
     and exists (
         select 1 from pg_catalog.unnest(p.polroles) as m (oid)
@@ -58,7 +59,7 @@ _CALLS = (ast.FuncCall, ast.SQLValueFunction)
 
 def read_policies(session: Session, roles: Collection[str]) -> dict[tuple[str, str], str]:
     """Return (role, 'schema.table') -> the condition that row level security adds where that role reads the table."""
-    rows = session.rows(_POLICIES.replace("{locked}", LOCKED), {"roles": sorted(roles)})
+    rows = session.rows(_POLICIES, {"roles": sorted(roles), "locked": sorted(locked(session))})
     return {(row["role"], row["table"]): row["condition"] for row in rows}
 
 
