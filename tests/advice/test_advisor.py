@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 
 from pgrunbooks import sample_data
@@ -42,6 +43,17 @@ def without(shop: Sandbox, index: str) -> Iterator[None]:
             yield
         finally:
             connection.execute(row[0])
+
+
+@contextlib.contextmanager
+def having(shop: Sandbox, made: str, dropped: str) -> Iterator[psycopg.Connection]:
+    """Make something in a shop for as long as the block lasts, with counters that begin there; gives its owner."""
+    with shop.connect() as owner:
+        owner.execute(f"{made}; select pg_stat_statements_reset()")
+        try:
+            yield owner
+        finally:
+            owner.execute(dropped)
 
 
 def statements(advice):
@@ -89,28 +101,22 @@ def test_a_bare_name_of_tables_in_several_schemas_is_not_guessed_and_said_with_w
         ('"B x", a', '"B x".visits (guest);'),
     ],
 )
-def test_a_bare_name_means_what_it_means_to_the_role_that_asked(path, wanted, shop):
-    target = Target.model_validate({"name": "tested", "dsn": shop.url()})
-    with shop.connect() as owner:
-        owner.execute("create role a superuser login; select pg_stat_statements_reset()")
-        for schema in ("public", "a", "b", '"B x"'):
+def test_a_bare_name_means_what_it_means_to_the_role_that_asked(path, wanted, shop, session):
+    made = "create role a superuser login" + "".join(
+        f"; create schema if not exists {schema}; create table {schema}.visits (id int, guest int);"
+        f"insert into {schema}.visits select i, i % 1000 from generate_series(1, 50000) as i; analyze {schema}.visits"
+        for schema in ("public", "a", "b", '"B x"')
+    )
+    dropped = 'drop schema a, b, "B x" cascade; drop table public.visits; drop role a'
+    with having(shop, made, dropped) as owner:
+        if path:
             owner.execute(
-                f"create schema if not exists {schema}; create table {schema}.visits (id int, guest int);"
-                f"insert into {schema}.visits select i, i % 1000 from generate_series(1, 50000) as i;"
-                f"analyze {schema}.visits"
+                f"alter role a set search_path = b; alter role a in database {DATABASE} set search_path = {path}"
             )
-        try:
-            if path:
-                owner.execute(
-                    f"alter role a set search_path = b; alter role a in database {DATABASE} set search_path = {path}"
-                )
-            with shop.connect(user="a") as application:
-                for guest in range(30):
-                    application.execute(f"select * from visits where guest = {guest}")
-            with open_session(target) as session:
-                assert statements(advise(session)) == [wanted]
-        finally:
-            owner.execute('drop schema a, b, "B x" cascade; drop table public.visits; drop role a')
+        with shop.connect(user="a") as application:
+            for guest in range(30):
+                application.execute(f"select * from visits where guest = {guest}")
+        assert statements(advise(session)) == [wanted]
 
 
 @pytest.mark.parametrize(
@@ -124,122 +130,98 @@ def test_a_bare_name_means_what_it_means_to_the_role_that_asked(path, wanted, sh
         ("id in (values ({}), (7))", "jobs (id);"),
     ],
 )
-def test_a_queue_and_lists_of_constants_get_the_index_that_serves_them(query, wanted, shop):
-    with shop.connect() as owner:
-        owner.execute(
-            "create table jobs as select i::bigint as id, case when i > 49500 then 'ready' else 'done' end as state,"
-            " now() + i * interval '1 s' as run_at, array[i % 5000] as tags, repeat('x', 100) as pad"
-            " from generate_series(1, 50000) i; analyze jobs; select pg_stat_statements_reset()"
-        )
-        try:
-            for number in range(20):
-                owner.execute(f"select * from jobs where {query.format(number)}")
-            with open_session(Target.model_validate({"name": "tested", "dsn": shop.url()})) as session:
-                assert statements(advise(session)) == [f"public.{wanted}"]
-        finally:
-            owner.execute("drop table jobs")
+def test_a_queue_and_lists_of_constants_get_the_index_that_serves_them(query, wanted, shop, session):
+    made = (
+        "create table jobs as select i::bigint as id, case when i > 49500 then 'ready' else 'done' end as state,"
+        " now() + i * interval '1 s' as run_at, array[i % 5000] as tags, repeat('x', 100) as pad"
+        " from generate_series(1, 50000) i; analyze jobs"
+    )
+    with having(shop, made, "drop table jobs") as owner:
+        for number in range(20):
+            owner.execute(f"select * from jobs where {query.format(number)}")
+        assert statements(advise(session)) == [f"public.{wanted}"]
 
 
-def test_what_a_function_asks_with_its_variables_counts(shop):
-    with shop.connect() as owner:
-        owner.execute(
-            "create table parts as select i / 3 as parent, i as id, repeat('x', 50) as pad from generate_series(1, 30000) i;"
-            "analyze parts; set pg_stat_statements.track = 'all'; select pg_stat_statements_reset();"
-            "create function depth_of(p_id int) returns int language plpgsql as $$ declare found int; begin"
-            " found := (with recursive t as (select id, 1 as depth from parts where parent = depth_of.p_id union all"
-            " select p.id, t.depth + 1 from t join parts p on p.parent = t.id where t.depth < 2) select max(depth) from t);"
-            " return found; end $$"
-        )
-        try:
-            for number in range(20):
-                owner.execute(f"select depth_of({number})")
-            with open_session(Target.model_validate({"name": "tested", "dsn": shop.url()})) as session:
-                assert statements(advise(session))[0].startswith("public.parts (parent)")
-        finally:
-            owner.execute("drop function depth_of; drop table parts")
+def test_what_a_function_asks_with_its_variables_counts(shop, session):
+    made = (
+        "create table parts as select i / 3 as parent, i as id, repeat('x', 50) as pad from generate_series(1, 30000) i;"
+        "analyze parts; set pg_stat_statements.track = 'all';"
+        "create function depth_of(p_id int) returns int language plpgsql as $$ declare found int; begin"
+        " found := (with recursive t as (select id, 1 as depth from parts where parent = depth_of.p_id union all"
+        " select p.id, t.depth + 1 from t join parts p on p.parent = t.id where t.depth < 2) select max(depth) from t);"
+        " return found; end $$"
+    )
+    with having(shop, made, "drop function depth_of; drop table parts") as owner:
+        for number in range(20):
+            owner.execute(f"select depth_of({number})")
+        assert statements(advise(session))[0].startswith("public.parts (parent)")
 
 
-def test_who_reads_a_table_reads_those_that_inherit_from_it(shop):
-    with shop.connect() as owner:
-        owner.execute(
-            "create table papers (id int, author int); create table bills () inherits (papers);"
-            "insert into bills select i, i / 3 from generate_series(1, 30000) i; analyze papers, bills;"
-            "select pg_stat_statements_reset()"
-        )
-        try:
-            for number in range(20):
-                owner.execute(f"select * from papers where author = {number}")
-            with open_session(Target.model_validate({"name": "tested", "dsn": shop.url()})) as session:
-                assert statements(advise(session)) == ["public.bills (author);"]
-        finally:
-            owner.execute("drop table papers cascade")
+def test_who_reads_a_table_reads_those_that_inherit_from_it(shop, session):
+    made = (
+        "create table papers (id int, author int); create table bills () inherits (papers);"
+        "insert into bills select i, i / 3 from generate_series(1, 30000) i; analyze papers, bills"
+    )
+    with having(shop, made, "drop table papers cascade") as owner:
+        for number in range(20):
+            owner.execute(f"select * from papers where author = {number}")
+        assert statements(advise(session)) == ["public.bills (author);"]
 
 
-def test_a_policy_is_part_of_what_its_role_reads(shop):
-    with shop.connect() as owner:
-        owner.execute(
-            "create table notes as select i as id, i % 100 as tenant, i % 20 as state from generate_series(1, 50000) i;"
-            "analyze notes; alter table notes enable row level security; create role tenant login;"
-            "grant select on notes to tenant; select pg_stat_statements_reset();"
-            "create policy own on notes to tenant using (tenant = current_setting('app.tenant')::int)"
-        )
-        try:
-            with shop.connect(user="tenant", options="-c app.tenant=7") as application:
-                for state in range(20):
-                    application.execute(f"select * from notes where state = {state} order by id limit 5")
-            with open_session(Target.model_validate({"name": "tested", "dsn": shop.url()})) as session:
-                assert statements(advise(session)) == ["public.notes (tenant, state, id);"]
-        finally:
-            owner.execute("drop table notes; drop role tenant")
+def test_a_policy_is_part_of_what_its_role_reads(shop, session):
+    made = (
+        "create table notes as select i as id, i % 100 as tenant, i % 20 as state from generate_series(1, 50000) i;"
+        "analyze notes; alter table notes enable row level security; create role tenant login;"
+        "grant select on notes to tenant;"
+        "create policy own on notes to tenant using (tenant = current_setting('app.tenant')::int)"
+    )
+    with having(shop, made, "drop table notes; drop role tenant"):
+        with shop.connect(user="tenant", options="-c app.tenant=7") as application:
+            for state in range(20):
+                application.execute(f"select * from notes where state = {state} order by id limit 5")
+        assert statements(advise(session)) == ["public.notes (tenant, state, id);"]
 
 
+@pytest.fixture
+def many(shop) -> Iterator[None]:
+    """Give the shop a table without an index, public.many."""
+    made = "create table many as select i as k, i as v from generate_series(1, 50000) i; analyze many"
+    with having(shop, made, "drop table many"):
+        yield
+
+
+@pytest.mark.usefixtures("many")
 @pytest.mark.parametrize(("mean_ms", "wanted"), [(0.09, []), (0.1, ["public.many (k);"])])
-def test_a_call_that_takes_no_time_waits_for_no_index(mean_ms, wanted, shop, session):
+def test_a_call_that_takes_no_time_waits_for_no_index(mean_ms, wanted, session):
     workload = Workload((Statement("select * from many where k = $1", 1, 1000, 1000 * mean_ms),))
-    with shop.connect() as owner:
-        owner.execute("create table many as select i as k from generate_series(1, 50000) i; analyze many")
-        try:
-            assert statements(advise(session, workload=workload)) == wanted
-        finally:
-            owner.execute("drop table many")
+    assert statements(advise(session, workload=workload)) == wanted
 
 
-def test_a_quick_call_is_helped_by_what_a_slow_one_asks_for(shop, session):
+@pytest.mark.usefixtures("many")
+def test_a_quick_call_is_helped_by_what_a_slow_one_asks_for(session):
     texts = {"select * from many where k = $1": 10, "select k from many where k = $1 order by v": 0.05}
     workload = Workload(
         tuple(Statement(text, number, 100, 100 * ms) for number, (text, ms) in enumerate(texts.items()))
     )
-    with shop.connect() as owner:
-        owner.execute("create table many as select i as k, i as v from generate_series(1, 50000) i; analyze many")
-        try:
-            (proposal,) = advise(session, workload=workload).proposals
-            assert {it.statement.text for it in proposal.helped} == set(texts)
-        finally:
-            owner.execute("drop table many")
+    (proposal,) = advise(session, workload=workload).proposals
+    assert {it.statement.text for it in proposal.helped} == set(texts)
 
 
+@pytest.mark.usefixtures("many")
 def test_a_table_that_is_locked_is_named_and_hides_no_other(shop, session):
-    with shop.connect() as owner, shop.connect() as other, other.transaction():
-        owner.execute("create table many as select i as k from generate_series(1, 50000) i; analyze many")
-        try:
-            other.execute("lock table shop.customers in access exclusive mode")
-            texts = ("select * from many where k = $1", "select * from shop.customers where id = $1")
-            advice = advise(session, workload=Workload(tuple(Statement(text, 1, 1000, 1e4) for text in texts)))
-            assert statements(advice) == ["public.many (k);"]
-            assert list(advice.unseen) == ["shop.customers"]
-        finally:
-            owner.execute("drop table many")
+    texts = ("select * from many where k = $1", "select * from shop.customers where id = $1")
+    with shop.connect() as other, other.transaction():
+        other.execute("lock table shop.customers in access exclusive mode")
+        advice = advise(session, workload=Workload(tuple(Statement(text, 1, 1000, 1e4) for text in texts)))
+    assert statements(advice) == ["public.many (k);"]
+    assert list(advice.unseen) == ["shop.customers"]
 
 
-def test_operator_classes_of_one_family_are_one_index(shop):
-    with shop.connect() as owner:
-        owner.execute("create table likes (slug varchar); create index on likes (slug varchar_pattern_ops)")
-        try:
-            with open_session(Target.model_validate({"name": "tested", "dsn": shop.url()})) as session:
-                (index,) = read_catalog(session, {"public.likes"}).tables["public.likes"].indexes
-                assert index.keys == ("slug text_pattern_ops",)
-        finally:
-            owner.execute("drop table likes")
+def test_operator_classes_of_one_family_are_one_index(shop, session):
+    made = "create table likes (slug varchar); create index on likes (slug varchar_pattern_ops)"
+    with having(shop, made, "drop table likes"):
+        (index,) = read_catalog(session, {"public.likes"}).tables["public.likes"].indexes
+    assert index.keys == ("slug text_pattern_ops",)
 
 
 @pytest.mark.parametrize(
