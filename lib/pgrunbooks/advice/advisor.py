@@ -279,7 +279,7 @@ def _ambiguous(error: AmbiguousName, role: str) -> str:
 
 
 def _parsed(
-    statements: Iterable[Statement], catalog: Catalog, conditions: Mapping[tuple[str, str], str]
+    statements: Iterable[Statement], catalog: Catalog, conditions: Mapping[str, Mapping[str, str]]
 ) -> tuple[list[tuple[Statement, Parsed]], dict[str, NotUnderstood]]:
     """Return what could be read, as row level security lets its role read it, and text -> why of the others."""
     found, errors = [], {}
@@ -287,9 +287,8 @@ def _parsed(
         try:
             text = values.restored(repaired(statement.text), catalog)
             parsed = _read(text, catalog, statement.search_path)
-            held = {table: seen for (role, table), seen in conditions.items() if role == statement.role}
-            if held.keys() & parsed.tables:
-                parsed = _guarded(parsed, catalog, held)
+            if not parsed.tables.isdisjoint(conditions[statement.role]):
+                parsed = _guarded(parsed, catalog, conditions[statement.role])
         except NotUnderstood as error:
             errors[statement.text] = error
         else:

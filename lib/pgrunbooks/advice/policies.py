@@ -57,10 +57,12 @@ _SEEN_BY_ALL = ("equal", "among", "range", "test")
 _CALLS = (ast.FuncCall, ast.SQLValueFunction)
 
 
-def read_policies(session: Session, roles: Collection[str]) -> dict[tuple[str, str], str]:
-    """Return (role, 'schema.table') -> the condition that row level security adds where that role reads the table."""
-    rows = session.rows(_POLICIES, {"roles": sorted(roles), "locked": sorted(locked(session))})
-    return {(row["role"], row["table"]): row["condition"] for row in rows}
+def read_policies(session: Session, roles: Collection[str]) -> dict[str, dict[str, str]]:
+    """Return role -> 'schema.table' -> the condition that row level security adds where that role reads the table."""
+    found: dict[str, dict[str, str]] = {role: {} for role in roles}
+    for row in session.rows(_POLICIES, {"roles": sorted(roles), "locked": sorted(locked(session))}):
+        found[row["role"]][row["table"]] = row["condition"]
+    return found
 
 
 def guarded(text: str, conditions: Mapping[str, str]) -> str:
